@@ -1,0 +1,37 @@
+"""KV-cache eviction inside transformer decoding: which entries to keep, on your own model.
+
+>>> from heedful.kv import H2O
+>>> policy = H2O(budget=256)
+
+``model.generate(..., past_key_values=policy.cache_for(model))`` then holds at most 256 entries per layer and KV head
+(and one more while a step is under way).
+"""
+
+from heedful.kv.base import Budgeted, Policy, Reads, Share
+from heedful.kv.baselines import Clairvoyant, Full, Local, Random
+from heedful.kv.cache import EvictingCache, Usage
+from heedful.kv.h2o import H2O
+from heedful.kv.lazy_eviction import LazyEviction
+from heedful.kv.raas import RaaS
+from heedful.kv.slots import Slots
+from heedful.kv.streaming_llm import StreamingLLM
+from heedful.kv.tova import TOVA
+
+__all__ = [
+    "TOVA",
+    "Budgeted",
+    "Clairvoyant",
+    "EvictingCache",
+    "Full",
+    "H2O",
+    "LazyEviction",
+    "Local",
+    "Policy",
+    "RaaS",
+    "Random",
+    "Reads",
+    "Share",
+    "Slots",
+    "StreamingLLM",
+    "Usage",
+]

@@ -1,0 +1,317 @@
+"""The cache that an unmodified Hugging Face model generates with while a policy decides what it holds.
+
+``policy.cache_for(model)`` registers one attention function (and its mask function) and switches the model to it.
+A layer's ``update`` hands the new keys over with a tag; the attention function finds the tag, stores the entries,
+attends to what is alive, and lets the policy decide. Keys without the tag, from any other cache, go to the model's
+usual SDPA path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer, get_layer_types_and_kwargs
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from heedful.kv.attention import Seen, attend, attend_blockwise, attend_step
+from heedful.kv.base import Policy
+from heedful.kv.slots import Slots
+
+NAME = "heedful"
+_TAG = "_heedful_layer"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a generation's cache holds and held.
+
+    Attributes:
+        slots: entries stored now, per layer, averaged over batch items and KV heads.
+        peak_slots: the most there ever were, likewise.
+        nbytes: bytes allocated now, per layer (keys, values, positions and the policy's fields).
+        peak_nbytes: the most that were ever allocated, per layer.
+        evicted: entries dropped so far, per layer, averaged over batch items and KV heads.
+        tokens: tokens given to the model so far, padding included.
+    """
+
+    slots: tuple[float, ...]
+    peak_slots: tuple[float, ...]
+    nbytes: tuple[int, ...]
+    peak_nbytes: tuple[int, ...]
+    evicted: tuple[float, ...]
+    tokens: int
+
+
+class EvictingLayer(CacheLayerMixin):
+    """One full-attention layer of an :class:`EvictingCache`; ``slots`` holds its entries."""
+
+    is_compileable = False
+    is_sliding = False
+
+    def __init__(self, cache: EvictingCache, index: int) -> None:
+        super().__init__()
+        self._cache = ref(cache)
+        self._index = index
+        self._pending: tuple[Tensor, Tensor] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        cache = self.cache
+        self.slots = Slots(self._index, cache.policy, cache.state, cache.capacity)
+        self.is_initialized = False
+
+    @property
+    def cache(self) -> EvictingCache:
+        """The cache that this layer belongs to."""
+        cache = self._cache()
+        assert cache is not None
+        return cache
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether the newest tokens can be taken back: only while nothing has been evicted."""
+        return self.slots.evicted == 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Hands the new keys and values to the attention function, which stores them."""
+        if torch.compiler.is_compiling():
+            raise ValueError("torch.compile: an evicting cache runs eagerly; call the model without torch.compile")
+        if self._pending is not None:
+            raise ValueError(
+                f"the model's attn_implementation is no longer {NAME!r}: make the cache with policy.cache_for(model) "
+                "and do not change it during a generation"
+            )
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._pending = (key_states, value_states)
+        tagged = key_states.view_as(key_states)
+        setattr(tagged, _TAG, self)
+        return tagged, value_states
+
+    def attend(self, module: Any, query: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Stores the pending entries, attends to all that are alive, and lets the policy decide.
+
+        Args:
+            module: the attention module.
+            query: ``[batch, query heads, q, d]``.
+            mask: Hugging Face's mask ``[batch, 1, q, seen + q]``; only read to learn which new tokens are padding.
+            scale: factor on the logits.
+
+        Returns:
+            ``[batch, q, query heads, dv]``.
+        """
+        assert self._pending is not None
+        keys, values = self._pending
+        self._pending = None
+        cache, slots = self.cache, self.slots
+        policy = cache.policy
+        q = query.shape[2]
+        if policy.per_query_head:
+            group = query.shape[1] // keys.shape[1]
+            keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+        real = cache.real_tokens(mask, q)
+        slots.module = module
+        slots.append(keys, values, real)
+        valid = slots.valid()
+        reads = policy.reads
+        if q == 1 and not slots.fresh:
+            slots.steps += 1
+            if reads.step:
+                out, probs = attend_step(query, slots.keys, slots.values, scale, valid)
+                if real is not None:
+                    probs = probs * real[:, :, None, None]
+                policy.decoded(slots, Seen(rows=probs.unsqueeze(3)))
+            else:
+                out = attend(query, slots.keys, slots.values, scale, valid, real)
+                policy.decoded(slots, Seen())
+        else:
+            if reads.prompt == "nothing":
+                out, seen = attend(query, slots.keys, slots.values, scale, valid, real), Seen()
+            else:
+                out, seen = attend_blockwise(
+                    query, slots.keys, slots.values, scale, reads.prompt, reads.window, valid, real
+                )
+            policy.prompted(slots, seen)
+            slots.fresh = False
+            if self._index == cache.evicting[-1]:
+                policy.passed(cache)
+        slots.hidden = None
+        return out
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Hugging Face's mask covers all tokens seen; ours lives in the slots."""
+        return self.slots.seen + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, evicted ones included: the next token's position before padding is taken off."""
+        return self.slots.seen
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self._pending = None
+        self._start()
+
+    def offload(self) -> None:
+        raise ValueError("offloading: an evicting cache stays on the model's device; leave cache offloading off")
+
+    prefetch = offload
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Takes the newest tokens back (assisted decoding); ValueError once something has been evicted."""
+        if tokens_to_remove == 0:
+            return
+        if not self.is_croppable:
+            raise ValueError(
+                "assistant_model / prompt_lookup_num_tokens: assisted decoding takes tokens back, which a cache that "
+                f"has evicted entries cannot ({self.cache.policy.name}); use the full policy, or decode without it"
+            )
+        self.slots.drop_newest(abs(tokens_to_remove))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        if self.slots.seen:
+            self.slots.select_batch(beam_idx.to(self.device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.slots.seen:
+            self.slots.select_batch(torch.arange(self.slots.batch, device=self.device).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.slots.seen:
+            self.slots.select_batch(indices.to(self.device))
+
+
+class EvictingCache(Cache):
+    """A Hugging Face cache whose full-attention layers are managed by a policy; other layers are left alone.
+
+    Made by :meth:`Policy.cache_for`; one per generation. Several may be in use with one model and one policy at once.
+
+    Args:
+        policy: what decides.
+        model: the Hugging Face model; its attention implementation is switched to ours.
+        capacity: entries per head to preallocate; None grows as needed.
+
+    Attributes:
+        policy: as given.
+        state: what ``policy.begin`` returned.
+        evicting: indices of the layers that the policy manages.
+
+    Raises ValueError if the model has no full-attention layer or cannot use our attention function.
+    """
+
+    def __init__(self, policy: Policy, model: Any, capacity: int | None = None) -> None:
+        config = model.config.get_text_config(decoder=True)
+        kinds = _layer_kinds(model, config)
+        self.policy = policy
+        self.capacity = capacity
+        self.evicting = tuple(i for i, kind in enumerate(kinds) if kind == "full_attention")
+        self.state = policy.begin(len(self.evicting))
+        self._mask: tuple[Any, Tensor | None] = (None, None)
+        layers = [
+            EvictingLayer(self, i) if kind == "full_attention" else DynamicSlidingWindowLayer(config.sliding_window)
+            for i, kind in enumerate(kinds)
+        ]
+        super().__init__(layers=layers)
+        model.set_attn_implementation(NAME)
+        self._hooks = list(_listen(self, model)) if policy.reads.hidden else []
+
+    def slots(self, layer: int) -> Slots:
+        """The entries of one managed layer, by the layer's index in the model."""
+        return self.layers[layer].slots
+
+    def real_tokens(self, mask: Tensor | None, q: int) -> Tensor | None:
+        """bool ``[batch, q]``: which of the newest q tokens are real; None if all are. Worked out once per pass."""
+        if mask is None:
+            return None
+        if self._mask[0] is not mask:
+            real = mask[:, 0, -1, -q:]
+            real = real if real.dtype == torch.bool else real == 0
+            self._mask = (mask, None if bool(real.all()) else real)
+        return self._mask[1]
+
+    def usage(self) -> Usage:
+        """Slots and bytes, per managed layer, now and at their peak."""
+        layers = [self.slots(i) for i in self.evicting]
+        per_head = [max(1, s.batch * s.heads) if s.seen else 1 for s in layers]
+        return Usage(
+            slots=tuple(s.entries / h for s, h in zip(layers, per_head)),
+            peak_slots=tuple(s.peak_entries / h for s, h in zip(layers, per_head)),
+            nbytes=tuple(s.nbytes for s in layers),
+            peak_nbytes=tuple(s.peak_nbytes for s in layers),
+            evicted=tuple(s.evicted / h for s, h in zip(layers, per_head)),
+            tokens=layers[0].seen,
+        )
+
+    def activate_past_recording(self) -> None:
+        """Called before assisted decoding; crop says whether tokens can be taken back."""
+
+    def __del__(self) -> None:
+        for hook in getattr(self, "_hooks", ()):
+            hook.remove()
+
+
+@contextmanager
+def restored(policy: Policy, model: Any) -> Iterator[EvictingCache]:
+    """Yields ``policy.cache_for(model)``; at the end the model's attention implementation is what it was."""
+    before = model.config._attn_implementation
+    try:
+        yield EvictingCache(policy, model)
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _layer_kinds(model: Any, config: Any) -> list[str]:
+    family = config.model_type
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(f"model family {family!r}: encoder-decoder models are not supported; use a decoder-only model")
+    kinds = list(get_layer_types_and_kwargs(config)[0])
+    if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+        raise ValueError(f"model family {family!r}: layers of type {', '.join(strange)} are not supported")
+    if "full_attention" not in kinds:
+        raise ValueError(f"model family {family!r}: no full-attention layer, so there is nothing to evict (all sliding)")
+    if not (hasattr(model, "set_attn_implementation") and model._can_set_attn_implementation()):
+        raise ValueError(f"model family {family!r}: its attention function cannot be set (AttentionInterface)")
+    return kinds
+
+
+def _listen(cache: EvictingCache, model: Any) -> Iterator[Any]:
+    """Forward hooks that note each managed attention module's input while this cache is in use."""
+    held = ref(cache)
+
+    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (mine := held()) is not None and kwargs.get("past_key_values") is mine:
+            mine.slots(module.layer_idx).hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+    for module in model.modules():
+        if getattr(module, "layer_idx", None) in cache.evicting and hasattr(module, "o_proj"):
+            yield module.register_forward_pre_hook(note, with_kwargs=True)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    layer = getattr(key, _TAG, None)
+    if layer is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    for option in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(option) is not None:
+            raise ValueError(f"model family {module.config.model_type!r}: attention with {option} is not supported")
+    scale = kwargs.get("scaling")
+    return layer.attend(module, query, attention_mask, query.shape[-1] ** -0.5 if scale is None else scale), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

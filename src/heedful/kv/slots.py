@@ -1,0 +1,364 @@
+"""The entries that one layer stores: keys, values, positions and a policy's fields, aligned, each head on its own.
+
+Entries live in preallocated columns ``[batch, heads, capacity, d]``. Their order does not matter, because keys carry
+their original rotary phases; ``position`` says which token an entry belongs to, -1 marks an empty column. In steady
+one-in-one-out eviction the next entry overwrites the evicted one's column and nothing is moved. Heads, layers and
+batch items may hold different numbers of entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from heedful.kv.base import Policy
+
+
+class Slots:
+    """The entries of one layer.
+
+    Attributes:
+        layer: index of the layer in the model.
+        policy: the policy that decides about them.
+        module: the layer's attention module (``module.o_proj`` is its output projection); None in replay.
+        state: the generation's shared state, from ``policy.begin``.
+        hidden: the attention module's input ``[batch, q, width]`` of this call, if the policy reads it.
+        fresh: True until the first call is over.
+        steps: decode steps so far, the current one included.
+        seen: tokens given to the model so far, padding included.
+        length: real tokens so far: an int, or ``[batch]`` int64 if sequences differ; also the next position.
+        prompt_length: real tokens that came several at a time, likewise.
+        evicted: entries dropped so far, over the batch and all heads.
+        entries: entries stored now, over the batch and all heads; ``peak_entries`` the most there ever were.
+        peak_nbytes: the most bytes that were ever allocated.
+    """
+
+    def __init__(self, layer: int, policy: Policy, state: Any = None, capacity: int | None = None) -> None:
+        self.layer = layer
+        self.policy = policy
+        self.state = state
+        self.module: Any = None
+        self.hidden: Tensor | None = None
+        self.fresh = True
+        self.steps = 0
+        self.seen = 0
+        self.length: int | Tensor = 0
+        self.prompt_length: int | Tensor = 0
+        self.evicted = self.entries = self.peak_entries = self.peak_nbytes = 0
+        self._capacity = capacity
+        self._used = 0  # columns in use, holes included
+        self._count: int | Tensor = 0  # entries per head: an int while all heads agree, else [batch, heads]
+        self._hole: Tensor | None = None  # [batch, heads, 1]: the column that every head frees for the next entry
+        self._dense = True  # no empty column among those in use, the hole aside
+        self._written: int | Tensor = 0  # where this call's entries are: from this column on, or in these columns
+        self._keys = self._values = torch.empty(0)
+        self._position = torch.empty(0, dtype=torch.int32)
+        self._fields: dict[str, Tensor] = {}
+
+    # what is stored
+
+    @property
+    def keys(self) -> Tensor:
+        """``[batch, heads, n, d]``, a view; empty columns hold anything."""
+        return self._keys[:, :, : self._used]
+
+    @property
+    def values(self) -> Tensor:
+        """``[batch, heads, n, dv]``, a view."""
+        return self._values[:, :, : self._used]
+
+    @property
+    def position(self) -> Tensor:
+        """int32 ``[batch, heads, n]``, a view: 0-based position among the sequence's real tokens, -1 if empty."""
+        return self._position[:, :, : self._used]
+
+    def __getitem__(self, field: str) -> Tensor:
+        """One of the policy's fields, ``[batch, heads, n]``, a view that may be written to."""
+        return self._fields[field][:, :, : self._used]
+
+    def __setitem__(self, field: str, value: Tensor) -> None:
+        self._fields[field][:, :, : self._used] = value
+
+    @property
+    def batch(self) -> int:
+        """Sequences in the batch."""
+        return self._keys.shape[0]
+
+    @property
+    def heads(self) -> int:
+        """Stored heads: KV heads, or query heads if the policy stores per query head."""
+        return self._keys.shape[1]
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 ``[batch, heads]``: entries stored per head."""
+        if isinstance(self._count, int):
+            return torch.full((self.batch, self.heads), self._count, device=self._keys.device)
+        return self._count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for keys, values, positions and fields."""
+        return sum(x.nbytes for x in (self._keys, self._values, self._position, *self._fields.values()))
+
+    def born(self, field: str, value: float) -> None:
+        """Sets a field of the entries that this call has appended."""
+        if isinstance(self._written, int):
+            self._fields[field][:, :, self._written : self._used] = value
+        else:
+            self._fields[field].scatter_(2, self._written, value)
+
+    def valid(self) -> Tensor | None:
+        """bool ``[batch, heads, n]``: which columns hold an entry; None if all do."""
+        return None if self._dense and self._hole is None else self.position >= 0
+
+    def recent(self, count: int | Tensor) -> Tensor:
+        """bool ``[batch, heads, n]``: the entries of the ``count`` newest real tokens (``[batch]`` if they differ)."""
+        bound = self.length - count
+        if isinstance(bound, Tensor):
+            bound = bound[:, None, None]
+        return self.position >= bound
+
+    def exceeds(self, keep: int | Tensor) -> bool:
+        """Whether any head holds more than ``keep`` entries (an int, or ``[batch]``)."""
+        if isinstance(self._count, int) and isinstance(keep, int):
+            return self._count > keep
+        return bool((self.counts > _per_head(keep)).any())
+
+    # what changes it
+
+    def append(self, keys: Tensor, values: Tensor, real: Tensor | None = None) -> None:
+        """Stores new entries.
+
+        Args:
+            keys: ``[batch, heads, q, d]``.
+            values: ``[batch, heads, q, dv]``.
+            real: bool ``[batch, q]``, False for padding; None if all tokens are real.
+        """
+        q = keys.shape[2]
+        if not self._keys.ndim == 4:
+            self._allocate(keys, values)
+        position = self._positions(q, real, keys.device)
+        self.seen += q
+        if self._hole is not None and q == 1 and real is None:
+            self._fill(keys, values, position)
+        else:
+            if self._hole is not None:
+                self._dense, self._hole = False, None
+            self._reserve(q)
+            start = self._written = self._used
+            self._used += q
+            self._keys[:, :, start : self._used] = keys
+            self._values[:, :, start : self._used] = values
+            self._position[:, :, start : self._used] = position
+            for field in self._fields.values():
+                field[:, :, start : self._used] = 0
+        if real is None:
+            self.entries += q * self.batch * self.heads
+            self._count = self._count + q
+        else:
+            added = real.sum(dim=1)
+            self.entries += int(added.sum()) * self.heads
+            self._count = self.counts + added[:, None]
+            self._dense = False
+        self.peak_entries = max(self.peak_entries, self.entries)
+        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
+
+    def keep_best(
+        self,
+        score: Tensor,
+        keep: int | Tensor,
+        protected: Tensor | None = None,
+        ties: Literal["older", "newer"] = "newer",
+    ) -> None:
+        """Keeps the best ``keep`` entries of each head, protected ones first.
+
+        Args:
+            score: ``[batch, heads, n]``; the largest stay. What it says about empty columns is ignored.
+            keep: how many, counting the protected ones: an int, ``[batch]`` or ``[batch, heads]``.
+            protected: bool ``[batch, heads, n]``, or None.
+            ties: which of two equally good entries stays.
+
+        Raises ValueError if a score is not a number.
+        """
+        if isinstance(self._count, int) and isinstance(keep, int):
+            if self._count <= keep:
+                return
+            if self._count == keep + 1 and self._hole is None and self._dense:
+                self._drop_one(score, protected, ties)
+                return
+        self._check(score)
+        n = self._used
+        empty = self.position < 0
+        rank = score.to(torch.promote_types(score.dtype, torch.float32))
+        rank = rank.clamp(torch.finfo(rank.dtype).min, torch.finfo(rank.dtype).max)
+        rank = rank.masked_fill(empty, -torch.inf)
+        if protected is not None:
+            rank = rank.masked_fill(protected & ~empty, torch.inf)
+        by_age = self.position.argsort(dim=-1, descending=ties == "newer", stable=True)
+        order = by_age.gather(-1, rank.gather(-1, by_age).argsort(dim=-1, descending=True, stable=True))
+        counts = torch.minimum(self.counts, _per_head(keep).to(score.device))
+        chosen = torch.zeros(self.batch, self.heads, n, dtype=torch.bool, device=score.device)
+        chosen.scatter_(-1, order, torch.arange(n, device=score.device) < counts[..., None])
+        self.keep(chosen)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Keeps a subset of the entries and closes the gaps; frees the memory that is no longer needed.
+
+        Args:
+            chosen: bool ``[batch, heads, n]``; empty columns are never kept.
+        """
+        chosen = chosen & (self.position >= 0)
+        counts = chosen.sum(dim=-1)
+        width = int(counts.max()) if counts.numel() else 0
+        key = self.position.masked_fill(~chosen, torch.iinfo(torch.int32).max)
+        index = key.argsort(dim=-1, stable=True)[..., :width]
+        stored = int(counts.sum())
+        self.evicted += self.entries - stored
+        self.entries = stored
+        room = width + self.policy.headroom
+        self._keys = _compact(self._keys, index, room)
+        self._values = _compact(self._values, index, room)
+        self._position = _compact(self._position, index, room)
+        self._fields = {name: _compact(field, index, room) for name, field in self._fields.items()}
+        self._used, self._hole = width, None
+        uniform = bool((counts == width).all())
+        self._count = width if uniform else counts
+        self._dense = uniform
+        if not uniform:
+            beyond = torch.arange(width, device=counts.device) >= counts[..., None]
+            self._position[:, :, :width].masked_fill_(beyond, -1)
+
+    def drop_newest(self, tokens: int) -> None:
+        """Forgets the last ``tokens`` tokens, as if they had never been given; only before any eviction."""
+        bound = self.length - tokens
+        evicted = self.evicted
+        self.keep(self.position < (bound if isinstance(bound, int) else bound[:, None, None]))
+        self.evicted = evicted
+        self.seen -= tokens
+        self.length = self.length - tokens
+
+    def select_batch(self, index: Tensor) -> None:
+        """Makes batch item i the former item ``index[i]`` (beam search, contrastive search)."""
+        scale = index.shape[0] / self.batch
+        self._keys, self._values, self._position = (
+            x.index_select(0, index) for x in (self._keys, self._values, self._position)
+        )
+        self._fields = {name: field.index_select(0, index) for name, field in self._fields.items()}
+        if self._hole is not None:
+            self._hole = self._hole.index_select(0, index)
+        for name in ("_count", "length", "prompt_length"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                setattr(self, name, value.index_select(0, index))
+        self.entries = round(self.entries * scale) if isinstance(self._count, int) else int(self.counts.sum())
+
+    # inside
+
+    def _drop_one(self, score: Tensor, protected: Tensor | None, ties: Literal["older", "newer"]) -> None:
+        """The steady state: every head gives up one column, which the next entry overwrites."""
+        if protected is not None:
+            score = score.masked_fill(protected, torch.inf)
+        worst = score.amin(dim=-1, keepdim=True)
+        self._check(worst)
+        if ties == "newer":
+            hole = self.position.masked_fill(score != worst, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
+        else:
+            hole = self.position.masked_fill(score != worst, -1).argmax(dim=-1, keepdim=True)
+        self._position.scatter_(-1, hole, -1)
+        self._hole = hole
+        self._count = self._count - 1
+        dropped = self.batch * self.heads
+        self.entries -= dropped
+        self.evicted += dropped
+
+    def _fill(self, keys: Tensor, values: Tensor, position: Tensor) -> None:
+        """Writes one new entry per head into the hole."""
+        assert self._hole is not None
+        hole = self._hole
+        self._keys.scatter_(2, hole[..., None].expand_as(keys), keys)
+        self._values.scatter_(2, hole[..., None].expand_as(values), values)
+        self._position.scatter_(2, hole, position.expand(self.batch, self.heads, 1))
+        for field in self._fields.values():
+            field.scatter_(2, hole, 0)
+        self._written, self._hole = hole, None
+
+    def _positions(self, q: int, real: Tensor | None, device: torch.device) -> Tensor:
+        """int32 ``[batch or 1, 1, q]``: positions of the next q tokens; advances the counters."""
+        if real is None:
+            start = self.length
+            self.length = self.length + q
+            if q > 1 or self.fresh:
+                self.prompt_length = self.prompt_length + q
+            offset = torch.arange(q, dtype=torch.int32, device=device)
+            if isinstance(start, int):
+                return (offset + start)[None, None]
+            return (offset[None] + start[:, None]).int()[:, None]
+        start = self.length if isinstance(self.length, Tensor) else torch.full((real.shape[0],), self.length, device=device)
+        position = (start[:, None] + real.cumsum(dim=1) - 1).masked_fill(~real, -1)
+        self.length = start + real.sum(dim=1)
+        if q > 1 or self.fresh:
+            self.prompt_length = self.prompt_length + real.sum(dim=1)
+        return position.int()[:, None]
+
+    def _allocate(self, keys: Tensor, values: Tensor) -> None:
+        batch, heads, q, _ = keys.shape
+        room = max(q, self._capacity or 0)
+        self._keys = keys.new_empty(batch, heads, room, keys.shape[-1])
+        self._values = values.new_empty(batch, heads, room, values.shape[-1])
+        self._position = torch.full((batch, heads, room), -1, dtype=torch.int32, device=keys.device)
+        self._fields = {
+            name: torch.zeros(batch, heads, room, dtype=_field_type(dtype, keys.dtype), device=keys.device)
+            for name, dtype in self.policy.fields.items()
+        }
+
+    def _reserve(self, q: int) -> None:
+        """Makes room for q more columns: closes gaps if many columns are empty, else grows by half."""
+        widest = self._count if isinstance(self._count, int) else int(self._count.max())
+        if not self._dense and self._used > widest + 64:
+            self.keep(self.position >= 0)
+        if self._used + q <= self._keys.shape[2]:
+            return
+        room = self._used + q + max(16, self._used // 2)
+        bound = self.policy.bound(self)
+        if bound is not None and bound >= self._used + q:
+            room = min(room, bound)
+        self._keys = _resized(self._keys, self._used, room)
+        self._values = _resized(self._values, self._used, room)
+        self._position = _resized(self._position, self._used, room)
+        self._fields = {name: _resized(field, self._used, room) for name, field in self._fields.items()}
+
+    def _check(self, score: Tensor) -> None:
+        if torch.isnan(score).any():
+            raise ValueError(f"scores of layer {self.layer} contain NaN: the model's attention is not finite")
+
+
+def _field_type(field: torch.dtype, model: torch.dtype) -> torch.dtype:
+    """A policy's floats are as wide as the model's attention rows; its integers are what it asked for."""
+    return torch.promote_types(field, torch.promote_types(model, torch.float32)) if field.is_floating_point else field
+
+
+def _per_head(keep: int | Tensor) -> Tensor:
+    """``keep`` broadcastable against ``[batch, heads]``."""
+    if isinstance(keep, int):
+        return torch.tensor(keep)
+    return keep[:, None] if keep.ndim == 1 else keep
+
+
+def _compact(x: Tensor, index: Tensor, room: int) -> Tensor:
+    """The columns ``index`` of x, in front, in a buffer of ``room`` columns; x's own memory if it is no larger."""
+    taken = x.gather(2, index if x.ndim == 3 else index[..., None].expand(*index.shape, x.shape[-1]))
+    width = index.shape[-1]
+    if x.shape[2] > room + room // 4 or x.shape[2] < width:
+        x = _resized(taken, width, room)
+    else:
+        x[:, :, :width] = taken
+    return x
+
+
+def _resized(x: Tensor, used: int, room: int) -> Tensor:
+    new = x.new_empty(*x.shape[:2], room, *x.shape[3:])
+    new[:, :, :used] = x[:, :, :used]
+    return new
