@@ -1,8 +1,9 @@
 """What an experiment is: a declaration of its question, its work, its claims and its pictures.
 
-Nothing here runs anything, and nothing here imports more than the standard library, so that listing what there
-is stays fast. A module of a room's ``experiments`` package ends in ``experiment = Experiment(...)``; its top level
-imports only :mod:`heedful.lab` and the standard library, and everything heavy is imported inside ``measure``.
+Nothing here runs anything, and nothing here imports more than the standard library, so that listing what
+there is stays fast. A module of a room's ``experiments`` package ends in ``experiment = Experiment(...)``;
+its top level imports only :mod:`heedful.lab` and the standard library, and everything heavy is imported
+inside ``measure``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value made of scalars, lists and string-keyed mappings; equal values, equal text.
+    """The one JSON text of a value made of scalars, lists and string-keyed mappings.
 
     >>> canonical({"b": 1, "a": [0.5, None]})
     '{"a":[0.5,null],"b":1}'
@@ -123,8 +124,8 @@ Where = Mapping[str, Scalar | Sequence[Scalar]]
 class Claim:
     """A statement that the measurement will decide, written down before measuring.
 
-    The effect is ``metric(treatment) - metric(control)``, paired over the unit of replication and every other column
-    that both sides share; with a number as ``control`` it is ``metric(treatment) - control``; with
+    The effect is ``metric(treatment) - metric(control)``, paired over the unit of replication and every other
+    column that both sides share; with a number as ``control`` it is ``metric(treatment) - control``; with
     ``relative=True`` it is the effect divided by the control's mean. Signs follow the metric's direction: a
     positive effect is an improvement of the treatment (for ``"neither"``: a larger value).
 
@@ -132,13 +133,13 @@ class Claim:
         id: short name, unique within the experiment.
         text: the claim in words.
         metric: name of the metric it is decided on.
-        kind: ``"exact"``: no interval, ``metric`` counts violations and must be 0 in every row of ``treatment``;
-            ``"seeds"``: interval over replications (hierarchical bootstrap over the units, or a paired t interval
-            when there are fewer than 20 of them); ``"log"``: moving-block bootstrap over consecutive rows of a real
-            log, ordered by ``unit[-1]``.
+        kind: ``"exact"``: no interval, ``metric`` counts violations and must be 0 in every row of
+            ``treatment``; ``"seeds"``: interval over replications (hierarchical bootstrap over the units, or
+            a paired t interval when there are fewer than 20 of them); ``"log"``: moving-block bootstrap over
+            consecutive rows of a real log, ordered by ``unit[-1]``.
         rule: ``"superior"``: holds if the interval lies above ``d``, fails if it lies below ``d``;
-            ``"noninferior"``: the same against ``-d``; ``"tie"``: holds if the interval lies inside (-d, d), fails if
-            it lies outside; otherwise inconclusive. Ignored for ``"exact"``.
+            ``"noninferior"``: the same against ``-d``; ``"tie"``: holds if the interval lies inside (-d, d),
+            fails if it lies outside; otherwise inconclusive. Ignored for ``"exact"``.
         d: the minimal relevant effect, in the metric's unit (a share if ``relative``); >= 0.
         unit: the columns that identify a replication, outermost first, as ``("seed", "item")``.
         treatment: the rows of the method under test.
@@ -173,14 +174,17 @@ class Scale:
     """How much of the work is done.
 
     Attributes:
-        params: what ``cells`` is called with; ``--set KEY=VALUE`` overrides one, ``--seeds`` overrides ``seeds``.
+        params: what ``cells`` is called with; ``--set KEY=VALUE`` overrides one, ``--seeds`` overrides
+            ``seeds``.
         limit_s: wall-clock limit of one cell, in seconds.
         leaves_out: what this scale leaves out of the paper's plan, for the system's page.
+        repeats: how often an exclusive cell is measured after its warm-up; the limit is for each time.
     """
 
     params: Mapping[str, Any]
     limit_s: float = 600.0
     leaves_out: str = ""
+    repeats: int = 5
 
 
 @dataclass(frozen=True)
@@ -188,8 +192,8 @@ class Tuning:
     """The stage that chooses hyper-parameters, on calibration items only, with equal effort for every method.
 
     Attributes:
-        grids: method -> its candidate settings. All grids have the same length (padding a grid by repeating is
-            refused); a method with nothing to tune is left out. Called with the scale's parameters.
+        grids: method -> its candidate settings. All grids have the same length (padding a grid by repeating
+            is refused); a method with nothing to tune is left out. Called with the scale's parameters.
         cells: ``(params, method, setting) -> cells`` measuring one candidate on calibration items.
         metric: the candidate with the best mean of this metric wins; ties go to the earlier one.
     """
@@ -228,10 +232,11 @@ class Experiment:
         summary: what the method does, one sentence.
         paper: where it was published.
         metrics: everything that rows may report beside their dimensions.
-        dimensions: further columns that identify a row within a cell (``item``, ``step``), beyond the cell's own.
+        dimensions: further columns that identify a row within a cell (``item``, ``step``), beyond the cell's
+            own.
         scales: ``smoke``, ``small`` and ``full``.
-        cells: ``(params, tuned) -> cells``; ``tuned`` maps a method to the setting that the tuning stage chose
-            (empty if there is no tuning stage).
+        cells: ``(params, tuned) -> cells``; ``tuned`` maps a method to the setting that the tuning stage
+            chose (empty if there is no tuning stage).
         measure: ``(cell, ctx) -> rows``; deterministic given the cell and ``ctx``, writes nothing.
         claims: at least one of them a boundary claim.
         figures: ``rows -> pictures``; the rows are one polars frame, values and timings joined.
@@ -278,9 +283,13 @@ class Experiment:
             raise ValueError(f"experiment {self.slug!r}: two claims share an id")
         for claim in self.claims:
             if claim.metric not in names:
-                raise ValueError(f"experiment {self.slug!r}: claim {claim.id!r} names no declared metric: {claim.metric!r}")
+                raise ValueError(
+                    f"experiment {self.slug!r}: claim {claim.id!r} names no declared metric: {claim.metric!r}"
+                )
             if not (math.isfinite(claim.d) and claim.d >= 0):
-                raise ValueError(f"experiment {self.slug!r}: claim {claim.id!r}: d must be >= 0, got {claim.d}")
+                raise ValueError(
+                    f"experiment {self.slug!r}: claim {claim.id!r}: d must be >= 0, got {claim.d}"
+                )
 
     def metric(self, name: str) -> Metric:
         """The declared metric of that name; KeyError if there is none."""
