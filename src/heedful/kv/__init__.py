@@ -5,17 +5,25 @@
 
 ``model.generate(..., past_key_values=policy.cache_for(model))`` then holds at most 256 entries per layer and KV head
 (and one more while a step is under way).
+
+Names are loaded when they are first used, so that listing experiments does not import torch.
 """
 
-from heedful.kv.base import Budgeted, Policy, Reads, Share
-from heedful.kv.baselines import Clairvoyant, Full, Local, Random
-from heedful.kv.cache import EvictingCache, Usage
-from heedful.kv.h2o import H2O
-from heedful.kv.lazy_eviction import LazyEviction
-from heedful.kv.raas import RaaS
-from heedful.kv.slots import Slots
-from heedful.kv.streaming_llm import StreamingLLM
-from heedful.kv.tova import TOVA
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heedful.kv.base import Budgeted, Policy, Reads, Share
+    from heedful.kv.baselines import Clairvoyant, Full, Local, Random
+    from heedful.kv.cache import EvictingCache, Usage
+    from heedful.kv.h2o import H2O
+    from heedful.kv.lazy_eviction import LazyEviction
+    from heedful.kv.raas import RaaS
+    from heedful.kv.slots import Slots
+    from heedful.kv.streaming_llm import StreamingLLM
+    from heedful.kv.tova import TOVA
 
 __all__ = [
     "TOVA",
@@ -35,3 +43,17 @@ __all__ = [
     "StreamingLLM",
     "Usage",
 ]
+
+_HOME = {
+    "Budgeted": "base", "Policy": "base", "Reads": "base", "Share": "base",
+    "Clairvoyant": "baselines", "Full": "baselines", "Local": "baselines", "Random": "baselines",
+    "EvictingCache": "cache", "Usage": "cache",
+    "H2O": "h2o", "LazyEviction": "lazy_eviction", "RaaS": "raas", "Slots": "slots",
+    "StreamingLLM": "streaming_llm", "TOVA": "tova",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"heedful.kv.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

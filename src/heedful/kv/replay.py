@@ -1,0 +1,197 @@
+"""Policies on recorded attention: seconds per policy instead of minutes, and no feedback through the model.
+
+A full-cache pass records every attention row once. A replay feeds each row, renormalised over what a policy still
+holds, to that policy; renormalising a softmax over a subset is the softmax over the subset. What replay leaves out is
+that a model which has lost entries would have produced other queries and keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heedful.kv.attention import Seen
+from heedful.kv.base import Policy, Reads
+from heedful.kv.slots import Slots
+
+
+@dataclass(frozen=True)
+class _Recorder(Policy):
+    """Keeps everything and notes every row."""
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(prompt="rows")
+
+    def begin(self, layers: int) -> list[Tensor]:
+        return []
+
+    def prompted(self, slots: Slots, seen: Seen) -> None:
+        assert seen.rows is not None
+        slots.state.append(seen.rows)
+
+
+@torch.inference_mode()
+def record(model: Any, tokens: Tensor) -> list[Tensor]:
+    """The full-cache attention rows of equally long sequences, one tensor per full-attention layer.
+
+    Args:
+        model: a Hugging Face causal language model.
+        tokens: int64 ``[batch, T]``, no padding.
+
+    Returns:
+        per layer ``[batch, KV heads, group, T, T]``, float32; memory grows with the square of T.
+    """
+    with _Recorder().on(model) as cache:
+        model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return list(cache.state)
+
+
+@torch.inference_mode()
+def simulate(policy: Policy, rows: Sequence[Tensor], prompt: int) -> Tensor:
+    """Which entries each query finds alive.
+
+    Args:
+        policy: the policy; it sees the recorded rows renormalised over what it holds.
+        rows: per layer ``[batch, heads, group, T, T]``, causal, from :func:`record`. A policy that stores per query
+            head needs group 1: ``rows.flatten(1, 2).unsqueeze(2)``.
+        prompt: leading tokens that come at once; the others come one at a time.
+
+    Returns:
+        bool ``[batch, layers, heads, T, T]``: ``[..., t, p]`` tells whether query t found entry p; row t is what is
+        held after token t has arrived and before the policy decides.
+
+    Raises ValueError if ``prompt`` is not within 1..T, or the policy needs more than attention rows.
+    """
+    batch, heads, _, length, _ = rows[0].shape
+    if not 1 <= prompt <= length:
+        raise ValueError(f"prompt={prompt}: must be within 1..{length}, the recorded length")
+    if policy.reads.hidden or type(policy).passed is not Policy.passed:
+        raise ValueError(f"{policy.name}: needs more than attention rows, so it cannot be replayed")
+    alive = torch.zeros(batch, len(rows), heads, length, length, dtype=torch.bool)
+    triangle = torch.ones(length, length, dtype=torch.bool).tril()
+    state = policy.begin(len(rows))
+    for layer, recorded in enumerate(rows):
+        slots = Slots(layer, policy, state)
+        nothing = recorded.new_empty(batch, heads, prompt, 0)
+        slots.append(nothing, nothing)
+        alive[:, layer, :, :prompt] = triangle[:prompt]
+        policy.prompted(slots, _of_prompt(policy.reads, recorded, prompt))
+        slots.fresh = False
+        nothing = nothing[:, :, :1]
+        for t in range(prompt, length):
+            slots.append(nothing, nothing)
+            slots.steps += 1
+            where = slots.position.long()
+            held = where.clamp(min=0)
+            alive[:, layer, :, t].scatter_(-1, held, where >= 0)
+            if policy.reads.step:
+                row = recorded[:, :, :, t].gather(-1, held[:, :, None].expand(-1, -1, recorded.shape[2], -1))
+                if (where < 0).any():
+                    row = row.masked_fill((where < 0)[:, :, None], 0.0)
+                seen = Seen(rows=(row / row.sum(dim=-1, keepdim=True).clamp(min=1e-30)).unsqueeze(3))
+            else:
+                seen = Seen()
+            policy.decoded(slots, seen)
+    return alive
+
+
+def _of_prompt(reads: Reads, recorded: Tensor, prompt: int) -> Seen:
+    square = recorded[:, :, :, :prompt, :prompt]
+    if reads.prompt == "sums":
+        return Seen(sums=square.sum(dim=(2, 3)))
+    if reads.prompt == "last":
+        return Seen(rows=square[:, :, :, -reads.window :])
+    return Seen(rows=square) if reads.prompt == "rows" else Seen()
+
+
+def hits(alive: Tensor, needs: Mapping[int, Sequence[Sequence[int]]]) -> dict[int, float]:
+    """How much of what a prediction needs was still there when it was made.
+
+    Args:
+        alive: bool ``[layers, heads, T, T]``, one sequence of :func:`simulate`'s result.
+        needs: predicted position t -> needs, each a list of positions any of which will do. Query t - 1 predicts t.
+
+    Returns:
+        per predicted position, the share of (layer, head, need) combinations that were met.
+    """
+    met = {}
+    for t, alternatives in needs.items():
+        found = [alive[:, :, t - 1, list(positions)].any(dim=-1).float().mean().item() for positions in alternatives]
+        met[t] = float(np.mean(found)) if found else float("nan")
+    return met
+
+
+def belady(length: int, prompt: int, budget: int, needs: Mapping[int, Sequence[Sequence[int]]]) -> dict[int, float]:
+    """The largest hit rate that any policy of that size can have: evict what is needed furthest in the future.
+
+    A need with several alternatives counts as one entry that is refreshed by its newest copy, so the result is a
+    bound for policies that keep one copy of each.
+
+    Args:
+        length: tokens of the sequence.
+        prompt: leading tokens that come at once.
+        budget: entries held after each step.
+        needs: as for :func:`hits`.
+
+    Returns:
+        per predicted position, the share of its needs that were met.
+    """
+    uses: dict[int, list[int]] = {}
+    for t, alternatives in sorted(needs.items()):
+        for positions in alternatives:
+            for position in positions:
+                uses.setdefault(position, []).append(t)
+    held = set(range(prompt))
+    met = {}
+
+    def next_use(position: int, now: int) -> int:
+        return next((t for t in uses.get(position, ()) if t > now), length + length - position)
+
+    for now in range(prompt - 1, length):
+        if now >= prompt:
+            held.add(now)
+        if now + 1 in needs:
+            wanted = needs[now + 1]
+            met[now + 1] = float(np.mean([any(p in held for p in positions) for positions in wanted])) if wanted else float("nan")
+        while len(held) > budget:
+            held.remove(max(held, key=lambda p: (next_use(p, now + 1), -p)))
+    return met
+
+
+@torch.inference_mode()
+def recurrence(rows: Sequence[Tensor], prompt: int, alpha: float) -> Tensor:
+    """The maximum recurrence interval of every entry under a full cache.
+
+    Args:
+        rows: per layer ``[batch, heads, group, T, T]``, from :func:`record`.
+        prompt: leading tokens that come at once; intervals count decode steps.
+        alpha: attention weight from which an entry counts as active.
+
+    Returns:
+        int32 ``[batch, layers, heads, T]``; 0 for entries that were never active again. The first four steps of an
+        entry's life are not counted.
+    """
+    from heedful.kv.lazy_eviction import LazyEviction
+
+    length = rows[0].shape[-1]
+    policy = LazyEviction(budget=length + 1, window=length, alpha=alpha)
+    found = []
+    for layer, recorded in enumerate(rows):
+        batch, heads = recorded.shape[:2]
+        slots = Slots(layer, policy)
+        nothing = recorded.new_empty(batch, heads, prompt, 0)
+        slots.append(nothing, nothing)
+        policy.prompted(slots, Seen())
+        slots.fresh = False
+        for t in range(prompt, length):
+            slots.append(nothing[:, :, :1], nothing[:, :, :1])
+            slots.steps += 1
+            policy.decoded(slots, Seen(rows=recorded[:, :, :, t : t + 1, : t + 1]))
+        found.append(slots["recurrence"].clone())
+    return torch.stack(found, dim=1)
