@@ -1,0 +1,1 @@
+"""A room with one system: flip a coin that is known to be biased."""
