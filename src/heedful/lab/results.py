@@ -18,7 +18,10 @@ MEASURE, TUNE = "measure", "tune"
 _ATTEMPTS = 3
 
 
-def _tables(run_dir: Path) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+_Tables = tuple[pl.DataFrame, pl.DataFrame]
+
+
+def _tables(run_dir: Path) -> _Tables | None:
     """All stored values and timings; a run that is being compacted meanwhile is read again."""
     for attempt in range(_ATTEMPTS):
         try:
@@ -45,8 +48,11 @@ def values(run_dir: Path, stage: str = MEASURE) -> pl.DataFrame:
 
     Columns: ``cell``, ``row``, the cells' parameters by name, the dimensions, the value metrics as float64.
     """
+    return _with_params(run_dir, stage, _tables(run_dir))
+
+
+def _with_params(run_dir: Path, stage: str, tables: _Tables | None) -> pl.DataFrame:
     known = cells(run_dir).filter(pl.col("stage") == stage).drop("stage", "exclusive")
-    tables = _tables(run_dir)
     if tables is None:
         return known.with_columns(row=pl.lit(0, pl.UInt32)).clear()
     stored = tables[0]
@@ -62,8 +68,8 @@ def read(run_dir: Path, stage: str = MEASURE) -> pl.DataFrame:
     A timing metric ``t`` is the median over an exclusive cell's repeats; ``t_lower`` and ``t_upper`` are its
     quartiles.
     """
-    measured = values(run_dir, stage)
     tables = _tables(run_dir)
+    measured = _with_params(run_dir, stage, tables)
     if tables is None:
         return measured
     return measured.join(tables[1], on=["cell", "row"], how="left", maintain_order="left")

@@ -111,7 +111,7 @@ class Columns:
                 metric = True
             elif name in self.timings:
                 metric = True
-                if not cell.exclusive:
+                if not cell.exclusive and row[name] is not None:
                     raise LabError(f"row {index}: timing {name!r} may be reported by exclusive cells only")
             elif name not in self.dimensions:
                 if name in cell.dict:

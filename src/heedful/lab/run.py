@@ -316,6 +316,8 @@ class _Work:
                 )
                 raise LabError(f"{self._experiment.slug}: the cell {cell.dict} {other}")
             self._known[cell.id] = name
+        if not cells:
+            raise LabError(f"{self._experiment.slug}: these parameters leave no cell to measure")
         self._cells[name] = cells
         self._store.set_cells(self._cells)
         for alone in (False, True):
@@ -328,22 +330,20 @@ class _Work:
         self.resumed += before
         if not todo:
             return
-        state = Progress(label, before, len(cells), len(self.failed), None)
-        begun, reported = time.monotonic(), 0.0
+        ended, begun, reported = 0, time.monotonic(), 0.0
         for outcome in self._executor.run(todo, tuned, alone=alone):
             if outcome is not None:
+                ended += 1
                 if reason := self._store.add(outcome):
                     self.failed[outcome.cell.id] = reason
                 else:
                     self.measured += 1
-                ended = state.done + 1
-                state = replace(state, done=ended, failed=len(self.failed))
             self._store.flush()
             now = time.monotonic()
-            if self._progress and (now - reported > _REPORT_S or state.done == state.total):
-                reported, ended_now = now, state.done - before
-                left = (now - begun) / ended_now * (state.total - state.done) if ended_now else None
-                self._progress(replace(state, eta_s=left))
+            if self._progress and (now - reported > _REPORT_S or ended == len(todo)):
+                reported = now
+                eta_s = (now - begun) / ended * (len(todo) - ended) if ended else None
+                self._progress(Progress(label, before + ended, len(cells), len(self.failed), eta_s))
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
         self._store.flush(force=True)

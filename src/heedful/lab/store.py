@@ -172,8 +172,9 @@ class Store:
         if self._gathered and (force or self._urgent or now - self._flushed >= FLUSH_S):
             write_part(self.run_dir, self._next, self._values_frame(), self._timings_frame())
             self.done.update(self._gathered)
-            for cell in self._gathered:
-                shutil.rmtree(self.scratch / cell, ignore_errors=True)
+            if self.scratch.exists():
+                for cell in self._gathered:
+                    shutil.rmtree(self.scratch / cell, ignore_errors=True)
             self._values, self._timings, self._gathered, self._urgent = [], [], [], False
             self._next, self._parts = self._next + 1, self._parts + 1
             self._flushed = time.monotonic()

@@ -1,6 +1,7 @@
-"""A toy experiment: a noisy method beats its rival by one, ties with itself; cells can be made to misbehave.
+"""A toy experiment: a noisy method beats its rival by one; cells can be made to misbehave.
 
-Each execution of a cell leaves a line in ``$TOY_LOG``; ``$TOY_FAULTS`` maps a seed to what its cell does.
+Each execution of a cell leaves a line ``METHOD-SEED PID`` in ``$TOY_LOG``. ``$TOY_FAULTS`` maps ``METHOD-SEED`` to what
+that cell does instead of measuring; the cell named by ``$TOY_GATED`` waits while the file ``$TOY_GATE`` exists.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ import heedful.lab as lab
 def log(cell: lab.Cell) -> None:
     if path := os.environ.get("TOY_LOG"):
         with open(path, "a") as file:
-            file.write(f"{cell['method']}-{cell['seed']}\n")
+            file.write(f"{cell['method']}-{cell['seed']} {os.getpid()}\n")
 
 
-def fault(cell: lab.Cell) -> None:
-    faults = json.loads(os.environ.get("TOY_FAULTS", "{}"))
-    match faults.get(f"{cell['method']}-{cell['seed']}"):
+def misbehave(cell: lab.Cell) -> None:
+    match json.loads(os.environ.get("TOY_FAULTS", "{}")).get(f"{cell['method']}-{cell['seed']}"):
         case "raise":
             raise RuntimeError("the toy\nbroke")
         case "kill":
@@ -38,30 +38,33 @@ def fault(cell: lab.Cell) -> None:
         case "memory":
             import resource
 
-            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-            bytearray(1 << 33)
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
+            bytearray(1 << 34)
 
 
-def cells(
-    params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, lab.declare.Scalar]]
-) -> Iterable[lab.Cell]:
+def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterable[lab.Cell]:
     for seed in range(params["seeds"]):
         for method in ("ours", "rival"):
-            yield lab.Cell.of(method=method, seed=seed)
+            yield lab.Cell.of(method=method, seed=seed, limit_s=params["limit_s"])
 
 
 def measure(cell: lab.Cell, ctx: lab.Context) -> list[dict[str, Any]]:
     log(cell)
-    fault(cell)
+    misbehave(cell)
     time.sleep(ctx.params["pause_s"])
-    if stop := os.environ.get("TOY_STOP"):
-        while Path(stop).exists():
-            time.sleep(0.01)
+    gated = os.environ.get("TOY_GATED") == f"{cell['method']}-{cell['seed']}"
+    while gated and Path(os.environ["TOY_GATE"]).exists():
+        time.sleep(0.01)
     bonus = 1.0 if cell["method"] == "ours" else 0.0
     return [
-        {"item": item, "reward": bonus + float(ctx.rng.normal()), "violations": 0.0, "noise": None}
+        {"item": item, "reward": bonus + float(ctx.rng.normal()), "violations": 0.0}
         for item in range(ctx.params["items"])
     ]
+
+
+def claim(name: str, **settings: Any) -> lab.Claim:
+    settings = {"treatment": {"method": "ours"}, "control": {"method": "rival"}} | settings
+    return lab.Claim(name, f"The claim {name}.", **settings)
 
 
 experiment = lab.Experiment(
@@ -78,33 +81,15 @@ experiment = lab.Experiment(
     ),
     dimensions=("item",),
     scales={
-        "smoke": lab.Scale({"seeds": 3, "items": 2, "pause_s": 0.0}, limit_s=20.0),
-        "small": lab.Scale({"seeds": 30, "items": 4, "pause_s": 0.0}, limit_s=20.0),
+        "smoke": lab.Scale({"seeds": 3, "items": 2, "pause_s": 0.0, "limit_s": 60.0}),
+        "small": lab.Scale({"seeds": 30, "items": 4, "pause_s": 0.005, "limit_s": 60.0}),
     },
     cells=cells,
     measure=measure,
     claims=(
-        lab.Claim(
-            "beats",
-            "The method beats its rival.",
-            "reward",
-            d=0.1,
-            treatment={"method": "ours"},
-            control={"method": "rival"},
-        ),
-        lab.Claim("sound", "No bound is broken.", "violations", kind="exact", treatment={"method": "ours"}),
-        lab.Claim(
-            "boundary",
-            "The rival earns nothing.",
-            "reward",
-            rule="tie",
-            d=0.5,
-            treatment={"method": "rival"},
-            control=0.0,
-            boundary=True,
-        ),
-        lab.Claim(
-            "noisy", "Noise is noise.", "noise", treatment={"method": "ours"}, control={"method": "rival"}
-        ),
+        claim("beats", metric="reward", d=0.1),
+        claim("sound", metric="violations", kind="exact"),
+        claim("boundary", metric="reward", rule="tie", d=0.6, treatment={"method": "rival"}, control=0.0, boundary=True),
+        claim("noisy", metric="noise"),
     ),
 )
