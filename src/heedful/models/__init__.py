@@ -1,0 +1,10 @@
+"""The small models that heedful trained and ships, found by name, and the tasks and texts they know.
+
+Importing this package needs NumPy alone; torch and transformers are imported when a model is loaded.
+"""
+
+from . import tasks, text
+from .checkpoints import digest, load, names, path
+from .evaluate import accuracy, correct
+
+__all__ = ["accuracy", "correct", "digest", "load", "names", "path", "tasks", "text"]

@@ -1,0 +1,309 @@
+"""Train a task model: a curriculum of stages, each with the rule that ends it (see training/README.md).
+
+Runs until the last stage ends or the budget of minutes is spent, whichever is first; over the last part of the
+budget the learning rate falls to zero. Interrupt it at will: the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from heedful.models import tasks
+from heedful.models.tasks import Item, ledger
+from heedful.models.tasks import vocabulary as V
+
+WORK = Path(__file__).parent / "work"
+RATE, WARM_UP, COOL_DOWN = 2e-3, 100, 0.25
+"""Peak learning rate, steps of linear warm-up, and the last share of the budget in which the rate falls to 0."""
+MEMORY = 0.02
+"""Weight of a new sequence in the running accuracy per task that mixes the data and ends stages."""
+
+LEAST = {"early": 128, "marked": 128, "vt": 128, "tour": 64, "cwe": 128, "fwe": 128}
+"""Shortest length at which a task is drawn."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the curriculum.
+
+    Attributes:
+        name: what the log calls it.
+        layers: of the model; a smaller one is grown at the start of the stage.
+        lengths: sequence lengths and their weights; each batch draws one, and then 80 to 100 % of it.
+        mixture: tasks and their weights, which are lowered as a task is mastered.
+        gates: running accuracies that, all reached, end the stage.
+        most_steps: what else ends the stage.
+        tokens: per step.
+        anneal: steps over which the restated values of silent ledgers are dropped, from all to none.
+    """
+
+    name: str
+    layers: int
+    lengths: Mapping[int, float]
+    mixture: Mapping[str, float]
+    gates: Mapping[str, float]
+    most_steps: int
+    tokens: int
+    anneal: int = 0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model to train: its shape, its curriculum, and where its card states accuracies."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    curriculum: tuple[Stage, ...]
+    quoted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+SKILLS = {"repeat": 0.4, "recall": 0.5, "drill": 0.1}
+SIMPLE = {
+    "repeat": 0.1, "recall": 0.15, "drill": 0.1, "ledger-spoken": 0.25, "niah1": 0.05, "mk1": 0.1, "mk2": 0.05,
+    "mq": 0.08, "twohop": 0.08, "copy": 0.08,
+}  # fmt: skip
+WIDE = {
+    "repeat": 0.04, "recall": 0.08, "drill": 0.05, "ledger-spoken": 0.2, "niah1": 0.04, "niah2": 0.04, "mk1": 0.06,
+    "mk2": 0.06, "mk3": 0.06, "mv": 0.06, "mq": 0.06, "vt": 0.08, "twohop": 0.06, "copy": 0.05, "marked": 0.06,
+    "early": 0.08,
+}  # fmt: skip
+SILENT = WIDE | {"ledger-spoken": 0.04, "ledger": 0.25, "verify": 0.12, "tour": 0.12}
+LONG = SILENT | {"mq": 0.14, "early": 0.12, "mv": 0.08, "cwe": 0.02, "fwe": 0.02}
+ALL = tuple(task for task in tasks.names() if task not in ("repeat", "drill"))
+
+PRESETS = {
+    "task-1": Preset(
+        hidden=128, heads=8, kv_heads=4, intermediate=384,
+        curriculum=(
+            Stage("copy", 4, {64: 1}, SKILLS, {"recall": 0.9, "repeat": 0.9}, 8000, 2048),
+            Stage("simple", 4, {64: 0.4, 128: 0.6}, SIMPLE,
+                  {"recall": 0.95, "ledger-spoken": 0.9, "mk1": 0.9}, 1200, 2048),
+            Stage("wide", 4, {128: 0.4, 256: 0.6}, WIDE,
+                  {"ledger-spoken": 0.97, "mk1": 0.95, "early": 0.9, "vt": 0.9}, 1000, 3072),
+            Stage("silent", 6, {128: 0.3, 256: 0.7}, SILENT,
+                  {"ledger": 0.95, "verify": 0.95, "mk1": 0.95}, 1500, 3072, anneal=600),
+            Stage("long", 6, {128: 0.35, 256: 0.4, 512: 0.25}, LONG,
+                  {"ledger": 0.98, "verify": 0.98, "mk1": 0.98, "vt": 0.97, "early": 0.97}, 1500, 4096),
+            Stage("longest", 6, {256: 0.3, 512: 0.4, 1024: 0.3}, LONG, {"none": 1.0}, 100_000, 4096),
+        ),
+        quoted={task: (128, 256, 512, 1024) for task in ALL},
+    ),
+    "task-mini-1": Preset(
+        hidden=64, heads=4, kv_heads=2, intermediate=192,
+        curriculum=(
+            Stage("copy", 3, {64: 1}, SKILLS, {"recall": 0.95, "repeat": 0.95, "drill": 0.95}, 8000, 2048),
+            Stage("simple", 3, {64: 0.4, 128: 0.6}, SIMPLE, {"none": 1.0}, 100_000, 2048),
+        ),
+        quoted={task: (64, 128) for task in SIMPLE},
+    ),
+}  # fmt: skip
+
+
+def new_model(preset: Preset, layers: int, seed: int) -> LlamaForCausalLM:
+    """A freshly initialised model of the preset's shape."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=V.EMBEDDING_ROWS, hidden_size=preset.hidden, intermediate_size=preset.intermediate,
+        num_hidden_layers=layers, num_attention_heads=preset.heads, num_key_value_heads=preset.kv_heads,
+        head_dim=16, max_position_embeddings=2048, rope_theta=10000.0, tie_word_embeddings=False,
+        attn_implementation="sdpa", pad_token_id=V.PAD, bos_token_id=V.BOS, eos_token_id=V.EOS,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def grown(preset: Preset, model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
+    """The same function with more layers: the new ones' output projections are zero."""
+    bigger = new_model(preset, layers, seed=17)
+    bigger.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        for layer in bigger.model.layers[model.config.num_hidden_layers :]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return bigger
+
+
+def optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+
+def draw(task: str, rng: np.random.Generator, length: int, spoken: float) -> Item:
+    """One training item; training varies what experiments fix.
+
+    Silent ledgers restate a value with probability ``spoken``.
+    """
+    options: dict[str, object] = {}
+    if task in ("ledger", "ledger-spoken", "verify"):
+        process = str(rng.choice(ledger.PROCESSES, p=(0.45, 0.25, 0.1, 0.1, 0.1)))
+        options["process"] = "zipf" if (task, process) == ("verify", "oneshot") else process
+        if task != "ledger-spoken":
+            options["restate"] = spoken
+    elif task == "early":
+        options["tail"] = (40, 80) if length >= 160 and rng.random() < 0.6 else (0, 30)
+    elif task not in ("repeat", "recall", "drill", "tour", "cwe", "fwe") and length >= 128:
+        options["questions"] = int(rng.integers(1, 4))
+    return tasks.sample(task, rng, 1, length, **options)[0]
+
+
+def batch(
+    stage: Stage, stage_step: int, rng: np.random.Generator, accuracy: Mapping[str, float]
+) -> tuple[list[Item], int]:
+    """The items of one step, and the stage's length that they were drawn for."""
+    weights = np.array(list(stage.lengths.values()), dtype=float)
+    most = int(rng.choice(list(stage.lengths), p=weights / weights.sum()))
+    length = int(rng.integers(int(0.8 * most), most + 1)) if most > 64 else most
+    able = {task: weight for task, weight in stage.mixture.items() if length >= LEAST.get(task, 0)}
+    weights = np.array([weight * (1.2 - accuracy.get(task, 0.0)) for task, weight in able.items()])
+    chosen = rng.choice(list(able), size=max(1, stage.tokens // length), p=weights / weights.sum())
+    spoken = max(0.0, 0.99 * (1 - stage_step / stage.anneal)) if stage.anneal else 0.0
+    return [draw(str(task), rng, length, spoken) for task in chosen], most
+
+
+def padded(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens (int64), scored and trained positions (bool), all [batch, longest]; ``<eos>`` is trained too."""
+    shape = len(items), max(len(item.tokens) for item in items)
+    tokens = np.full(shape, V.PAD, dtype=np.int64)
+    scored = np.zeros(shape, dtype=bool)
+    for row, item in enumerate(items):
+        tokens[row, : len(item.tokens)] = item.tokens
+        scored[row, : len(item.tokens)] = item.scored
+    return torch.from_numpy(tokens), torch.from_numpy(scored), torch.from_numpy(scored | (tokens == V.EOS))
+
+
+def learn(
+    model: LlamaForCausalLM, opt: torch.optim.Optimizer, items: list[Item]
+) -> tuple[float, list[float]]:
+    """One step; returns the loss and every item's accuracy before it.
+
+    The loss is the mean over an item's trained tokens, then over items.
+    """
+    tokens, scored, trained = padded(items)
+    hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
+    rows, columns = torch.nonzero(trained[:, 1:], as_tuple=True)
+    logits = model.lm_head(hidden[rows, columns])
+    truth = tokens[rows, columns + 1]
+    nll = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+    loss = (nll / trained[:, 1:].sum(1)[rows]).sum() / len(items)
+    opt.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    opt.step()
+    right = ((logits.argmax(-1) == truth) & scored[rows, columns + 1]).float()
+    shares = torch.zeros(len(items)).index_add_(0, rows, right) / scored[:, 1:].sum(1)
+    return loss.item(), shares.tolist()
+
+
+class Run:
+    """A training run: everything that is saved and resumed."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.preset = PRESETS[name]
+        self.path = WORK / f"{name}.pt"
+        self.seed, self.step, self.seen, self.seconds = seed, 0, 0, 0.0
+        self.stage, self.stage_step = self.preset.curriculum[0].name, 0
+        self.accuracy: dict[str, float] = {}
+        self.rng = np.random.default_rng(seed)
+        self.model = new_model(self.preset, self.preset.curriculum[0].layers, seed)
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=False)
+            self.model = new_model(self.preset, state["layers"], seed)
+            self.model.load_state_dict(state["model"])
+            for key in ("seed", "step", "seen", "seconds", "stage", "stage_step", "accuracy"):
+                setattr(self, key, state[key])
+            self.rng.bit_generator.state = state["rng"]
+            self.opt = optimizer(self.model)
+            self.opt.load_state_dict(state["optimizer"])
+        else:
+            self.opt = optimizer(self.model)
+
+    def save(self) -> None:
+        state = {key: getattr(self, key) for key in ("seed", "step", "seen", "seconds", "stage", "stage_step", "accuracy")}
+        state |= {
+            "layers": self.model.config.num_hidden_layers,
+            "model": self.model.state_dict(),
+            "optimizer": self.opt.state_dict(),
+            "rng": self.rng.bit_generator.state,
+        }
+        torch.save(state, self.path.with_suffix(".tmp"))
+        self.path.with_suffix(".tmp").replace(self.path)
+
+    def current(self) -> Stage:
+        """The stage in force, entered (and the model grown) if the last one's rule has ended it."""
+        names = [stage.name for stage in self.preset.curriculum]
+        stage = self.preset.curriculum[names.index(self.stage)]
+        reached = all(self.accuracy.get(task, 0.0) >= gate for task, gate in stage.gates.items())
+        if (self.stage_step >= stage.most_steps or reached) and stage.name != names[-1]:
+            stage = self.preset.curriculum[names.index(self.stage) + 1]
+            self.stage, self.stage_step = stage.name, 0
+        if stage.layers > self.model.config.num_hidden_layers:
+            self.model = grown(self.preset, self.model, stage.layers)
+            self.opt = optimizer(self.model)
+        return stage
+
+    def advance(self, minutes: float) -> tuple[str, int, float, dict[str, list[float]]]:
+        """One step; returns stage, length, loss and accuracies per task."""
+        began = time.monotonic()
+        stage = self.current()
+        items, length = batch(stage, self.stage_step, self.rng, self.accuracy)
+        left = 1 - self.seconds / (60 * minutes)
+        rate = RATE * min(1.0, (self.step + 1) / WARM_UP, max(0.01, left / COOL_DOWN))
+        for group in self.opt.param_groups:
+            group["lr"] = rate
+        loss, shares = learn(self.model, self.opt, items)
+        by_task: dict[str, list[float]] = {}
+        for item, share in zip(items, shares):
+            by_task.setdefault(item.task, []).append(share)
+            before = self.accuracy.get(item.task, 0.0)
+            self.accuracy[item.task] = before + MEMORY * (share - before)
+        self.step += 1
+        self.stage_step += 1
+        self.seen += sum(len(item.tokens) for item in items)
+        self.seconds += time.monotonic() - began
+        return stage.name, length, loss, by_task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", choices=PRESETS, default="task-1")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=90, help="training time in all, resumed parts included")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    WORK.mkdir(exist_ok=True)
+    run = Run(args.name, args.seed)
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
+    saved = time.monotonic()
+    losses: list[float] = []
+    shares: dict[str, list[float]] = {}
+    with (WORK / f"{args.name}.jsonl").open("a") as log:
+        while run.seconds < 60 * args.minutes and not stopping:
+            stage, length, loss, by_task = run.advance(args.minutes)
+            losses.append(loss)
+            for task, values in by_task.items():
+                shares.setdefault(f"{task}@{length}", []).extend(values)
+            if run.step % 100 == 0:
+                line = {"step": run.step, "stage": stage, "tokens": run.seen, "seconds": round(run.seconds, 1)}
+                line |= {"loss": round(float(np.mean(losses)), 4)}
+                line |= {key: round(float(np.mean(values)), 3) for key, values in sorted(shares.items())}
+                print(json.dumps(line), file=log, flush=True)
+                losses, shares = [], {}
+            if time.monotonic() - saved > 120:
+                run.save()
+                saved = time.monotonic()
+    run.save()
+
+
+if __name__ == "__main__":
+    main()
