@@ -1,0 +1,145 @@
+"""Fill the made parts of README.md and docs/*.md from the experiments and from what was measured.
+
+    python docs/update.py [--runs runs] [--check]
+
+A page holds blocks ``<!-- made: KIND SYSTEM -->`` ... ``<!-- end -->``; what stands between is written here, the rest by
+hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured`` and ``verdicts``
+from the newest complete run at scale small under --runs, and stay as they are where there is none. With --check nothing
+is written, and the exit status is 1 if a block that needs no run is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from heedful.lab import discover, results, text
+from heedful.lab.declare import Experiment
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- made: (?P<kind>[a-z]+) (?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+
+
+def question(experiment: Experiment) -> str:
+    return f"*{experiment.question}*\n\n{text.citation(experiment.paper)}\n"
+
+
+def example(experiment: Experiment) -> str:
+    return f"```python\n{experiment.example}```\n"
+
+
+def claims(experiment: Experiment) -> str:
+    lines = []
+    for claim in experiment.claims:
+        kind = " *(boundary)*" if claim.boundary else ""
+        rule = claim.reason and f"not measured: {claim.reason}" or text.decision(claim, experiment.metric(claim.metric))
+        lines.append(f"- **{claim.id}**{kind}: {claim.text} — {rule}.")
+    return "\n".join(lines) + "\n"
+
+
+def metrics(experiment: Experiment) -> str:
+    rows = [f"| `{m.name}` | {m.unit} | {m.better} | {m.meaning} |" for m in experiment.metrics]
+    return "\n".join(["| metric | unit | better | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _newest(experiment: Experiment, runs: Path) -> tuple[Path, dict[str, Any]] | None:
+    for folder in results.list_runs(runs):
+        meta = results.meta(folder)
+        if meta["slug"] == experiment.slug and meta["scale"] == "small" and meta["complete"]:
+            return folder, meta
+    return None
+
+
+def _verdict_rows(experiment: Experiment, meta: dict[str, Any]) -> list[str]:
+    found = {verdict["claim"]: verdict for verdict in meta["verdicts"]}
+    rows = []
+    for claim in experiment.claims:
+        verdict = found.get(claim.id, {})
+        effect = text.verdict_effect(
+            claim, experiment.metric(claim.metric), verdict.get("effect"), verdict.get("low"), verdict.get("high")
+        )
+        boundary = " *(boundary)*" if claim.boundary else ""
+        rows.append(
+            f"| {claim.text}{boundary} | **{verdict.get('status', 'not measured')}** | {effect} | "
+            f"{verdict.get('units') or ''} | {claim.published} |"
+        )
+    return rows
+
+
+def verdicts(experiment: Experiment, meta: dict[str, Any]) -> str:
+    head = ["| claim | verdict | effect [95 %] | units | the paper |", "|---|---|---|---|---|"]
+    minutes = meta["seconds"] / 60
+    machine = meta["machine"]
+    where = machine.get("cpu") or machine.get("processor") or "this machine"
+    fixed = sorted({claim.fixed for claim in experiment.claims if claim.fixed})
+    foot = (
+        f"\n`heedful run {experiment.slug}` at scale small: {minutes:.0f} minutes on {where}, {meta['workers']} workers, "
+        f"{text.moment(meta['finished'])}; run {meta['run_id']}. Not varied: {'; '.join(fixed)}.\n"
+    )
+    return "\n".join([*head, *_verdict_rows(experiment, meta)]) + "\n" + foot
+
+
+def measured(experiment: Experiment, folder: Path, meta: dict[str, Any]) -> str:
+    parts = [verdicts(experiment, meta)]
+    assert experiment.figures is not None
+    for figure in experiment.figures(results.read(folder)):
+        columns = figure.table.columns
+        lines = [f"\n**{figure.title}.** {figure.caption}\n", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        for row in figure.table.iter_rows():
+            cells = ["" if value is None else text.number(value, 3) if isinstance(value, float) else str(value) for value in row]
+            lines.append("| " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines) + "\n")
+    if meta["tuned"]:
+        chosen = "; ".join(f"{method}: {text.settings(setting)}" for method, setting in meta["tuned"].items())
+        parts.append(f"\nTuned settings: {chosen}.\n")
+    return "".join(parts)
+
+
+FIXED: dict[str, Callable[[Experiment], str]] = {
+    "question": question, "example": example, "claims": claims, "metrics": metrics,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    catalog = discover.catalog()
+    outdated = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        before = page.read_text()
+
+        def fill(match: re.Match[str]) -> str:
+            experiment, kind = catalog.find(match["name"]), match["kind"]
+            if kind in FIXED:
+                body = FIXED[kind](experiment)
+            elif options.check or (newest := _newest(experiment, options.runs)) is None:
+                body = match["body"]
+            elif kind == "verdicts":
+                body = verdicts(experiment, newest[1])
+            elif kind == "measured":
+                body = measured(experiment, *newest)
+            else:
+                raise SystemExit(f"unknown kind of block {kind!r}")
+            return f"{match[1]}{body}<!-- end -->"
+
+        after = BLOCK.sub(fill, before)
+        if after != before:
+            outdated.append(page)
+            if not options.check:
+                page.write_text(after)
+                print(f"updated {page.relative_to(ROOT)}")
+    if options.check:
+        for page in outdated:
+            print(f"out of date: {page.relative_to(ROOT)}; run python docs/update.py", file=sys.stderr)
+        return int(bool(outdated))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
