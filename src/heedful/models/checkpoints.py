@@ -67,6 +67,13 @@ def load(
     """
     folder = path(name)
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "float32")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "float32")
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     return model.eval(), AutoTokenizer.from_pretrained(folder)

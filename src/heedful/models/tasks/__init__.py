@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -65,4 +66,9 @@ def sample(task: str, rng: np.random.Generator, count: int, length: int, **optio
         raise ValueError(f"unknown task {task!r}; known: {', '.join(_GENERATORS)}")
     if count < 0:
         raise ValueError(f"count must be at least 0, got {count}")
-    return [_GENERATORS[task](rng, length, **options) for _ in range(count)]
+    generate = _GENERATORS[task]
+    known = list(inspect.signature(generate).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{task} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+    return [generate(rng, length, **options) for _ in range(count)]

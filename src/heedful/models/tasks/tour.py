@@ -94,7 +94,8 @@ def tour(rng: np.random.Generator, length: int) -> Item:
         while path:
             parent, index = path.pop()
             seen = mentioned[parent.name]
-            draft.answer(V.UP)
+            # Going on up after ";" takes knowing that the node is not the root.
+            draft.answer(V.UP, *(((entered[root.name],),) if node.children else ()))
             mentioned[node.name] = draft.answer(node.name, last_use=mentioned[node.name])
             copies = (parent.line, entered[parent.name])
             mentioned[parent.name] = draft.answer(parent.name, copies, last_use=seen)
