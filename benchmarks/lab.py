@@ -1,8 +1,8 @@
-"""What the workbench costs per cell, on cells that do nothing: ``python benchmarks/lab.py [--cells N] [--workers W]``.
+"""What the workbench costs per cell, on cells that do nothing: ``python benchmarks/lab.py [--cells N]``.
 
-The time is that of the whole command, less start-up (a run of four cells): listing the cells, dispatching, checking and
-storing their rows, compacting, and reading them back to judge a claim. The yardstick is the same work on
-``concurrent.futures.ProcessPoolExecutor`` in chunks, which keeps nothing and survives nothing.
+The time is that of the whole command, less start-up (a run of four cells): listing the cells, dispatching,
+checking and storing their rows, compacting, and reading them back to judge a claim. The yardstick is the same
+work on ``concurrent.futures.ProcessPoolExecutor`` in chunks, which keeps nothing and survives nothing.
 """
 
 from __future__ import annotations

@@ -141,7 +141,9 @@ class Claim:
             ``"noninferior"``: the same against ``-d``; ``"tie"``: holds if the interval lies inside (-d, d),
             fails if it lies outside; otherwise inconclusive. Ignored for ``"exact"``.
         d: the minimal relevant effect, in the metric's unit (a share if ``relative``); >= 0.
-        unit: the columns that identify a replication, outermost first, as ``("seed", "item")``.
+        unit: the columns that identify a replication, outermost first, as ``("seed", "item")``. The interval
+            speaks of other values of the outermost one, and is made from as many numbers as it has values;
+            where seeds only label independent draws of items, it is the items that replicate: ``("item",)``.
         treatment: the rows of the method under test.
         control: the rows of its rival, or a number.
         where: which rows of both sides count.

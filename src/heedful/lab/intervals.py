@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 RESAMPLES = 2000
 _CONFIDENCE = 0.95
@@ -20,11 +20,8 @@ Interval = tuple[float, float]
 
 
 def estimate(effects: np.ndarray, controls: np.ndarray | None) -> float:
-    """The point estimate. With ``controls`` of mean 0 it is not finite."""
-    if controls is None:
-        return float(effects.mean())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.divide(effects.mean(), abs(controls.mean())))
+    """The point estimate. The mean of ``controls`` must not be 0."""
+    return float(effects.mean() if controls is None else effects.mean() / abs(controls.mean()))
 
 
 def t_interval(effects: np.ndarray, controls: np.ndarray | None) -> Interval:
@@ -39,7 +36,7 @@ def t_interval(effects: np.ndarray, controls: np.ndarray | None) -> Interval:
         mean = controls.mean()
         residuals = (effects - centre * np.sign(mean) * controls) / abs(mean)
     n = len(effects)
-    half = stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1) * residuals.std(ddof=1) / math.sqrt(n)
+    half = special.stdtrit(n - 1, 0.5 + _CONFIDENCE / 2) * residuals.std(ddof=1) / math.sqrt(n)
     return float(centre - half), float(centre + half)
 
 
@@ -125,6 +122,6 @@ def _percentiles(means: np.ndarray, n: int) -> Interval:
     """The interval from resampled means (one row), or from resampled numerators and denominators (two)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = means[0] if len(means) == 1 else means[0] / np.abs(means[1])
-    tail = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1))
+    tail = special.ndtr(-math.sqrt(n / (n - 1)) * special.stdtrit(n - 1, 0.5 + _CONFIDENCE / 2))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)

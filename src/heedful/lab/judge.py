@@ -122,9 +122,13 @@ def _interval(experiment: Experiment, claim: Claim, rows: pl.DataFrame) -> Verdi
     if claim.kind == "seeds" and (fixed := [name for name in claim.unit if name not in units]):
         note.append(f"one {', one '.join(fixed)}")
     rng = np.random.default_rng(int(digest(experiment.slug, claim.id), 16))
+    levels = [units] if claim.kind == "log" else [units[:depth] for depth in range(len(units), 0, -1)]
+    averaged = _average(pairs, levels)
+    effects = averaged["effect"].to_numpy()
+    controls = averaged["control"].to_numpy() if claim.relative else None
+    if controls is not None and controls.mean() == 0.0:
+        raise _NotMeasuredError("the control's mean is 0: there is no share of it")
     if claim.kind == "log":
-        averaged = _average(pairs, [units])
-        effects, controls = _series(averaged, claim)
         if len(effects) < SHORTEST_LOG:
             raise _NotMeasuredError(
                 f"a log of {len(effects)} entries is too short; {SHORTEST_LOG} are needed"
@@ -132,18 +136,15 @@ def _interval(experiment: Experiment, claim: Claim, rows: pl.DataFrame) -> Verdi
         block = intervals.block_length(effects)
         low, high = intervals.block_interval(effects, controls, rng, block)
         note.insert(0, f"moving-block bootstrap, blocks of {block}")
+    elif len(effects) >= BOOTSTRAP_UNITS:
+        low, high = intervals.bootstrap_interval(effects, controls, rng)
+        note.insert(0, f"bootstrap over {len(effects)} values of {units[0]}")
     else:
-        averaged = _average(pairs, [units[:depth] for depth in range(len(units), 0, -1)])
-        effects, controls = _series(averaged, claim)
-        if len(effects) >= BOOTSTRAP_UNITS:
-            low, high = intervals.bootstrap_interval(effects, controls, rng)
-            note.insert(0, f"bootstrap over {units[0]}")
-        else:
-            low, high = intervals.t_interval(effects, controls)
-            note.insert(0, f"t interval over {len(effects)} values of {units[0]}")
+        low, high = intervals.t_interval(effects, controls)
+        note.insert(0, f"t interval over {len(effects)} values of {units[0]}")
     effect = intervals.estimate(effects, controls)
     if not np.isfinite([effect, low, high]).all():
-        raise _NotMeasuredError("the effect is not finite: the control's mean is 0 or a metric is infinite")
+        raise _NotMeasuredError("the effect is not finite: a metric is infinite or the control is close to 0")
     return _finish(claim, _decide(claim, low, high), effect, low, high, len(effects), note)
 
 
@@ -252,7 +253,3 @@ def _average(pairs: pl.DataFrame, levels: Sequence[Sequence[str]]) -> pl.DataFra
     for keys in levels:
         pairs = pairs.group_by(keys, maintain_order=True).agg(pl.col("effect", "control").mean()).sort(keys)
     return pairs
-
-
-def _series(averaged: pl.DataFrame, claim: Claim) -> tuple[np.ndarray, np.ndarray | None]:
-    return averaged["effect"].to_numpy(), averaged["control"].to_numpy() if claim.relative else None

@@ -85,7 +85,7 @@ class _Bench:
                 measured = combine_repeats(repeats[1:])
             else:
                 measured = self._once(cell, batch)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = _reason(error)
             print(f"cell {cell.dict} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         return wire.Done(measured, reason, time.perf_counter() - begun)

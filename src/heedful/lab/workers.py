@@ -25,6 +25,7 @@ TICK_S = 0.1
 
 _LARGEST_BATCH = 512
 _START_FAILURES = 3
+_LAST_BREATH_S = 1.0
 _ONE_THREAD = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -274,6 +275,8 @@ class LocalWorkers:
 
     def _bury(self, worker: _Worker, todo: deque[Cell]) -> Iterator[Outcome]:
         """Fail the cell that a dead worker was busy with, and give the rest of its batch to others."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(_LAST_BREATH_S)
         status = self._dismiss(worker)
         if worker.began and worker.batch:
             seconds = worker.busy_s(time.monotonic())

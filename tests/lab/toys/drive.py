@@ -1,4 +1,4 @@
-"""``drive.py OUT WORKERS``: runs the toy sweep at scale small in a process of its own, to be killed by tests."""
+"""``drive.py OUT WORKERS``: runs the toy sweep at scale small in a process that tests can kill."""
 
 import json
 import sys

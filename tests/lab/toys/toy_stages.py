@@ -18,7 +18,10 @@ def log(word: str) -> None:
 
 
 def grids(params: Mapping[str, Any]) -> Mapping[str, list[dict[str, float]]]:
-    return {"ours": [{"alpha": 0.1}, {"alpha": 0.5}, {"alpha": 0.9}], "rival": [{"alpha": 0.5}, {"alpha": 2.0}, {"alpha": 3.0}]}
+    return {
+        "ours": [{"alpha": 0.1}, {"alpha": 0.5}, {"alpha": 0.9}],
+        "rival": [{"alpha": 0.5}, {"alpha": 2.0}, {"alpha": 3.0}],
+    }
 
 
 def candidate(params: Mapping[str, Any], method: str, setting: Mapping[str, Any]) -> list[lab.Cell]:

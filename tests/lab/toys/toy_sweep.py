@@ -1,7 +1,8 @@
 """A toy experiment: a noisy method beats its rival by one; cells can be made to misbehave.
 
-Each execution of a cell leaves a line ``METHOD-SEED PID`` in ``$TOY_LOG``. ``$TOY_FAULTS`` maps ``METHOD-SEED`` to what
-that cell does instead of measuring; the cell named by ``$TOY_GATED`` waits while the file ``$TOY_GATE`` exists.
+Each execution of a cell leaves a line ``METHOD-SEED PID`` in ``$TOY_LOG``. ``$TOY_FAULTS`` maps
+``METHOD-SEED`` to what that cell does instead of measuring; the cell named by ``$TOY_GATED`` waits while the
+file ``$TOY_GATE`` exists.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def misbehave(cell: lab.Cell) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "exit":
             raise SystemExit(3)
+        case "leave":
+            os._exit(4)
         case "hang":
             time.sleep(600)
         case "memory":
@@ -89,7 +92,15 @@ experiment = lab.Experiment(
     claims=(
         claim("beats", metric="reward", d=0.1),
         claim("sound", metric="violations", kind="exact"),
-        claim("boundary", metric="reward", rule="tie", d=0.6, treatment={"method": "rival"}, control=0.0, boundary=True),
+        claim(
+            "boundary",
+            metric="reward",
+            rule="tie",
+            d=0.6,
+            treatment={"method": "rival"},
+            control=0.0,
+            boundary=True,
+        ),
         claim("noisy", metric="noise"),
     ),
 )
