@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,6 @@ from typer.core import TyperGroup
 
 from heedful import __version__
 from heedful.lab import console, discover, text
-from heedful.lab.doctor import require
 from heedful.lab.errors import LabError
 from heedful.lab.summary import describe, describe_lines, result_data, show_result
 
@@ -37,8 +37,7 @@ class _Rooms(TyperGroup):
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name not in discover.command_names():
             return own
-        require(cmd_name)
-        room = getattr(discover.load_commands(cmd_name), "app", None)
+        room = getattr(_commands(cmd_name), "app", None)
         if room is None:
             raise LabError(
                 f"room {cmd_name!r} has no commands of its own; see 'heedful compare {cmd_name} --help'"
@@ -50,9 +49,7 @@ class _Comparisons(TyperGroup):
     """For each room whose commands define ``compare`` a command of the room's name, loaded when named."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in discover.command_names():
-            require(cmd_name)
-        compare = getattr(discover.load_commands(cmd_name), "compare", None)
+        compare = getattr(_commands(cmd_name), "compare", None)
         if compare is None:
             raise LabError(f"room {cmd_name!r} has nothing to compare")
         room = typer.Typer(add_completion=False, **OPTIONS)
@@ -64,6 +61,14 @@ class _Comparisons(TyperGroup):
             formatter.write_dl(
                 [(name, f"see 'heedful compare {name} --help'") for name in discover.command_names()]
             )
+
+
+def _commands(room: str) -> ModuleType:
+    """A room's commands, once everything that the room needs is there."""
+    from heedful.lab.doctor import require
+
+    require(room)
+    return discover.load_commands(room)
 
 
 def _named(command: Any, name: str) -> Any:
@@ -154,6 +159,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Check the claims of a system, of a room, or of all."""
+    from heedful.lab.doctor import require
     from heedful.lab.run import Progress
     from heedful.lab.run import run as measure
 

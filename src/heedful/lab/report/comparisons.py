@@ -1,7 +1,7 @@
 """Comparisons that a room's command made on the user's own work: written here, shown in the report.
 
-A comparison is a folder ``<runs>/compare/<room>/<id>/`` of ``meta.json``, one Parquet file per table, and for
-each figure ``charts/<n>.json`` (its Vega-Lite specification) with ``charts/<n>.parquet`` (the numbers behind it).
+A comparison is a folder ``<runs>/compare/<room>/<id>/`` of ``meta.json``, a Parquet file per table, and per
+figure its Vega-Lite specification, ``charts/<n>.json``, and the numbers behind it, ``charts/<n>.parquet``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ class _Renderer:
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
-            trim_blocks=False,
         )
+        self.environment.filters["tied"] = lambda words: words.replace(" %", "\N{NO-BREAK SPACE}%")
         self.made = text.moment(datetime.now(UTC).isoformat(timespec="seconds"))
 
     def page(self, address: str, template: str, *, charts: bool = False, **values: Any) -> None:
@@ -175,13 +176,17 @@ def _write_assets(draft: Path, *, charts: bool) -> None:
     for name in ("style.css", "site.js"):
         shutil.copyfile(_HERE / "assets" / name, assets / name)
     if charts:
-        import altair
-        import vl_convert
+        (assets / "vega.js").write_text(_vega(), encoding="utf-8")
 
-        version = ".".join(altair.VEGALITE_VERSION.split(".")[:2])
-        (assets / "vega.js").write_text(
-            vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version), encoding="utf-8"
-        )
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed of the versions that Altair draws for, as one script."""
+    import altair
+    import vl_convert
+
+    version = ".".join(altair.VEGALITE_VERSION.split(".")[:2])
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
 
 
 def _swap(draft: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heedful.lab import results, text
-from heedful.lab.declare import Experiment, canonical
+from heedful.lab.declare import Claim, Experiment, canonical
 from heedful.lab.errors import LabError
 from heedful.lab.identity import identify
 from heedful.lab.report.parts import FigureView, Forest, forest, spec_of, table_view
@@ -28,14 +28,12 @@ class ClaimView:
     """A claim and its verdict in words."""
 
     text: str
-    decision: str
+    remark: str
     status: str
     effect: str
     forest: Forest | None
     units: str
     published: str
-    note: str
-    fixed: str
     boundary: bool
 
 
@@ -211,25 +209,25 @@ def _claims(experiment: Experiment, run: StoredRun | None) -> Iterator[ClaimView
         metric = experiment.metric(claim.metric)
         verdict = verdicts.get(claim.id, {})
         figures = verdict.get("effect"), verdict.get("low"), verdict.get("high")
-        notes = [
-            note for note in verdict.get("note", claim.reason).split("; ") if note and note != claim.fixed
-        ]
         yield ClaimView(
             text=claim.text,
-            decision=text.decision(claim, metric),
+            remark=_remark(claim, text.decision(claim, metric), verdict),
             status=verdict.get("status", "not measured"),
             effect=text.verdict_effect(claim, metric, *figures),
             forest=forest(claim, *figures),
             units=text.number(verdict.get("units") or None),
             published=claim.published,
-            note=_sentence("; ".join(notes)),
-            fixed=claim.fixed,
             boundary=claim.boundary,
         )
 
 
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:] + ("." if words else "")
+def _remark(claim: Claim, decision: str, verdict: Mapping[str, Any]) -> str:
+    """When the claim holds, how its interval was made, what was not varied; or why there is no verdict."""
+    if claim.reason:
+        return f"Not measured: {claim.reason}."
+    notes = [note for note in verdict.get("note", "").split("; ") if note and note != claim.fixed]
+    fixed = f" Not varied: {claim.fixed}." if claim.fixed else ""
+    return "; ".join([decision, *notes]) + "." + fixed
 
 
 def _figures(experiment: Experiment, run: StoredRun, site: Path) -> Iterator[FigureView]:
@@ -256,7 +254,8 @@ def _facts(run: StoredRun) -> Iterator[tuple[str, str]]:
     yield "parameters", text.settings(meta["params"])
     cells = meta["cells"]
     workers = f"{meta['workers']} worker{'s' if meta['workers'] != 1 else ''}"
-    cost = f"{text.number(float(meta['seconds']))} s ({text.duration(meta['seconds'])}) on {workers}"
+    seconds = float(meta["seconds"])
+    cost = f"{seconds:.1f} s{f' ({text.duration(seconds)})' if seconds >= 60 else ''} on {workers}"
     yield "cost", f"{cost}, {text.number(cells['total'])} cells" if cells else cost
     yield "date", text.moment(run.when)
     yield "machine", f"{machine['processor']}, {machine['cpus']} processors, {machine['memory_gib']} GiB"
