@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from heedful.kv.tova import TOVA
 
 __all__ = [
+    "H2O",
     "TOVA",
     "Budgeted",
     "Clairvoyant",
     "EvictingCache",
     "Full",
-    "H2O",
     "LazyEviction",
     "Local",
     "Policy",

@@ -54,7 +54,8 @@ def attend(
         values: ``[batch, stored heads, n, dv]``.
         scale: factor on the logits.
         valid: bool ``[batch, stored heads, n]``, which entries are real; None if all are.
-        new: bool ``[batch, q]``, which queries are real; None if all are. A padding query sees itself alone.
+        new: bool ``[batch, q]``, which queries are real; None if all are. What a padding query gets is finite and
+            means nothing.
 
     Returns:
         ``[batch, q, query heads, dv]``.
@@ -62,7 +63,7 @@ def attend(
     batch, heads, q, d = query.shape
     stored, n = keys.shape[1], keys.shape[2]
     group = heads // stored
-    if q == 1:
+    if q == 1 and new is None:
         mask = None if valid is None else valid[:, :, None, :]
         packed = query.reshape(batch, stored, group, d)
         out = F.scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=scale)

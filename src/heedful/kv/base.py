@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 class Share:
     """A size given as a share of the prompt's length; resolved to ``floor(value x length)`` slots, per sequence.
 
-    Raises ValueError unless ``value`` is a positive number. A share above 1 means the whole prompt, with a warning.
+    Raises ValueError unless ``value`` is a number >= 0. A share above 1 leaves room beyond the prompt; it warns that
+    nothing of the prompt will be evicted.
     """
 
     value: float
@@ -112,6 +113,8 @@ class Policy:
     """The policy's name on the command line; classes without one are not listed."""
     fields: ClassVar[Mapping[str, torch.dtype]] = {}
     """Tensors kept per entry, created as zero; read and written as ``slots["name"]``."""
+    evicts: ClassVar[bool] = True
+    """False for a policy that keeps everything; only such a cache can take tokens back (assisted decoding)."""
     evicts_prompt: ClassVar[bool] = True
     """False for methods that never shrink a cache before decoding begins."""
 
@@ -185,6 +188,8 @@ class Budgeted(Policy):
 
     def __post_init__(self) -> None:
         check_size("budget", self.budget)
+        if isinstance(self.budget, Share) and self.budget.value == 0:
+            raise ValueError("budget=0%: must be a share above 0")
         if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
             raise ValueError(f"window={self.window!r}: must be a whole number of steps >= 1")
         if isinstance(self.budget, int) and self.least > self.budget:

@@ -20,6 +20,7 @@ class Full(Policy):
     """Keeps everything, in a preallocated cache: what every other policy is compared with."""
 
     name: ClassVar[str] = "full"
+    evicts: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ class EvictingLayer(CacheLayerMixin):
 
     @property
     def is_croppable(self) -> bool:
-        """Whether the newest tokens can be taken back: only while nothing has been evicted."""
-        return self.slots.evicted == 0
+        """Whether the newest tokens can be taken back: only if the policy keeps everything."""
+        return not self.cache.policy.evicts
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -126,15 +126,13 @@ class EvictingLayer(CacheLayerMixin):
         slots.append(keys, values, real)
         valid = slots.valid()
         reads = policy.reads
-        if q == 1 and not slots.fresh:
+        if q == 1 and not slots.fresh and real is None:
             slots.steps += 1
             if reads.step:
                 out, probs = attend_step(query, slots.keys, slots.values, scale, valid)
-                if real is not None:
-                    probs = probs * real[:, :, None, None]
                 policy.decoded(slots, Seen(rows=probs.unsqueeze(3)))
             else:
-                out = attend(query, slots.keys, slots.values, scale, valid, real)
+                out = attend(query, slots.keys, slots.values, scale, valid)
                 policy.decoded(slots, Seen())
         else:
             if reads.prompt == "nothing":
@@ -171,15 +169,10 @@ class EvictingLayer(CacheLayerMixin):
     prefetch = offload
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Takes the newest tokens back (assisted decoding); ValueError once something has been evicted."""
-        if tokens_to_remove == 0:
-            return
-        if not self.is_croppable:
-            raise ValueError(
-                "assistant_model / prompt_lookup_num_tokens: assisted decoding takes tokens back, which a cache that "
-                f"has evicted entries cannot ({self.cache.policy.name}); use the full policy, or decode without it"
-            )
-        self.slots.drop_newest(abs(tokens_to_remove))
+        """Takes the newest tokens back (assisted decoding); ValueError if the policy evicts."""
+        self.cache.refuse_to_take_back()
+        if tokens_to_remove:
+            self.slots.drop_newest(abs(tokens_to_remove))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         if self.slots.seen:
@@ -255,8 +248,23 @@ class EvictingCache(Cache):
             tokens=layers[0].seen,
         )
 
+    def refuse_to_take_back(self) -> None:
+        """Raises ValueError if the policy evicts: what it dropped, or learnt from a token, cannot be undone."""
+        if self.policy.evicts:
+            raise ValueError(
+                "assistant_model / prompt_lookup_num_tokens: assisted decoding takes tokens back, which an evicting "
+                f"cache ({self.policy.name}) cannot; use the full policy, or decode without it"
+            )
+
     def activate_past_recording(self) -> None:
-        """Called before assisted decoding; crop says whether tokens can be taken back."""
+        """Called by ``generate`` before assisted decoding begins."""
+        self.refuse_to_take_back()
+        super().activate_past_recording()
+
+    def reset(self) -> None:
+        """Empties the cache for another generation."""
+        self.state = self.policy.begin(len(self.evicting))
+        super().reset()
 
     def __del__(self) -> None:
         for hook in getattr(self, "_hooks", ()):

@@ -11,6 +11,7 @@ decides: the W newest entries and the B - W with the largest I stay.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -40,7 +41,8 @@ class LazyEviction(Budgeted):
         group: an entry is active if any query head of its group activates it (``"max"``), if their average does
             (``"mean"``), or separately per query head, at group times the memory (``"query-head"``).
 
-    Raises ValueError if the budget does not exceed ``window`` or a parameter is out of its range.
+    Raises ValueError if the budget does not exceed ``window`` or a parameter is out of its range. A prompt longer than
+    the budget is allowed: the first decision shrinks it, with a warning.
     """
 
     name: ClassVar[str] = "lazy-eviction"
@@ -82,6 +84,14 @@ class LazyEviction(Budgeted):
 
     def due(self, slots: Slots) -> bool:
         return slots.steps % self.window == 0
+
+    def prompted(self, slots: Slots, seen: Seen) -> None:
+        super().prompted(slots, seen)
+        if slots.fresh and isinstance(self.budget, int) and slots.exceeds(self.budget):
+            warnings.warn(
+                f"budget={self.budget}: the prompt alone is longer; {self.name} cuts it after {self.window} steps",
+                stacklevel=2,
+            )
 
     def observe(self, slots: Slots, seen: Seen) -> None:
         t = slots.steps

@@ -2,6 +2,7 @@
 
 Hu et al., "RaaS: Reasoning-Aware Attention Sparsity for Efficient LLM Reasoning", 2025, arXiv 2502.11147. Each entry
 carries the last step at which some query head of its group gave it at least ``alpha``; the oldest timestamp leaves.
+Whatever was given several tokens at a time, a later question included, counts as prompt.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class RaaS(Budgeted):
     """
 
     name: ClassVar[str] = "raas"
-    fields: ClassVar[Mapping[str, torch.dtype]] = {"used": torch.int32}
+    fields: ClassVar[Mapping[str, torch.dtype]] = {"used": torch.int32, "given": torch.bool}
     evicts_prompt: ClassVar[bool] = False
 
     alpha: float = 1e-3
@@ -48,14 +49,14 @@ class RaaS(Budgeted):
     def observe(self, slots: Slots, seen: Seen) -> None:
         if seen.rows is None:
             slots.born("used", slots.steps)
+            slots.born("given", True)
             return
         used = seen.rows[:, :, :, 0].amax(dim=2) >= self.alpha
         slots["used"].masked_fill_(used, slots.steps)
         slots.born("used", slots.steps)
 
     def protected(self, slots: Slots) -> Tensor | None:
-        prompt = slots.prompt_length
-        return slots.position < (prompt if isinstance(prompt, int) else prompt[:, None, None])
+        return slots["given"]
 
     def score(self, slots: Slots, seen: Seen) -> Tensor:
         if seen.rows is not None and torch.isnan(seen.rows).any():

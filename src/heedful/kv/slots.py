@@ -299,8 +299,7 @@ class Slots:
         start = self.length if isinstance(self.length, Tensor) else torch.full((real.shape[0],), self.length, device=device)
         position = (start[:, None] + real.cumsum(dim=1) - 1).masked_fill(~real, -1)
         self.length = start + real.sum(dim=1)
-        if q > 1 or self.fresh:
-            self.prompt_length = self.prompt_length + real.sum(dim=1)
+        self.prompt_length = self.prompt_length + real.sum(dim=1)
         return position.int()[:, None]
 
     def _allocate(self, keys: Tensor, values: Tensor) -> None:
