@@ -26,7 +26,12 @@ def one_layer():
     """A one-layer model: its attention does not depend on what was evicted from layers below."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, vocab_size=97
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        vocab_size=97,
     )
     return LlamaForCausalLM(config).double().eval()
 
@@ -95,7 +100,9 @@ def test_belady_is_the_best_of_all_policies():
             for t in rng.choice(np.arange(prompt + 1, length), size=4, replace=False)
         }
         found = belady(length, prompt, budget, needs)
-        assert sum(found[t] * len(needs[t]) for t in needs) == pytest.approx(best(length, prompt, budget, needs))
+        assert sum(found[t] * len(needs[t]) for t in needs) == pytest.approx(
+            best(length, prompt, budget, needs)
+        )
 
 
 def test_recurrence_of_a_periodic_entry_is_its_period():

@@ -16,6 +16,7 @@ import pytest
 import toy_sweep
 
 import heedful.lab as lab
+import heedful.lab.store
 from heedful.lab import results
 from heedful.lab.files import write_atomic
 from heedful.lab.parts import DamagedPartError, list_parts
@@ -105,7 +106,9 @@ def store_all(folder: Path, outcomes: list[Outcome], each: int) -> Path:
     return folder
 
 
-def test_bytes_do_not_depend_on_order_or_parts(tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_order_or_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on whether many parts were merged on the way."""
+    monkeypatch.setattr(heedful.lab.store, "_MANY_PARTS", 3)
     outcomes = [outcome(seed) for seed in range(30)]
     shuffled = random.Random(0).sample(outcomes, 30)
     first = list_parts(store_all(tmp_path / "a", outcomes, each=30))

@@ -13,7 +13,7 @@ import toy_sweep
 
 import heedful.lab as lab
 from heedful.lab import results
-from heedful.lab.run import run
+from heedful.lab.run import Progress, run
 
 
 def reasons(result: lab.RunResult) -> dict[str, str]:
@@ -54,6 +54,39 @@ def test_each_misbehaving_cell_fails_alone(tmp_path: Path, monkeypatch: pytest.M
     assert (again.done, again.resumed, again.failed, again.complete) == (7, 33, {}, True)
 
 
+def test_scratch_survives_a_kill_until_the_cell_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_FAULTS", json.dumps({"ours-1": "resume"}))
+    first = run(toy_sweep.experiment, "smoke", workers=1, out=tmp_path)
+    assert reasons(first).keys() == {"ours-1"}
+    (cell,) = first.failed
+    assert (first.run_dir / "scratch" / cell / "checkpoint").read_text() == "half way"
+    again = run(toy_sweep.experiment, "smoke", workers=1, out=tmp_path)
+    assert (again.done, again.complete) == (1, True)
+    assert not (first.run_dir / "scratch" / cell).exists()
+
+
+def test_waiting_for_an_artifact_does_not_count_against_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build takes 3 s, which its cell is allowed; the cell that waits for it is allowed 1.5 s."""
+    monkeypatch.setenv("TOY_RUNS", str(tmp_path))
+    monkeypatch.setenv("TOY_FAULTS", json.dumps({"ours-0": "build", "ours-1": "wait for build"}))
+    result = run(toy_sweep.experiment, "smoke", workers=2, out=tmp_path, overrides={"limit_s": 1.5})
+    assert result.failed == {}
+    waited = results.read(result.run_dir).filter(method="ours", seed=1)["wall_s"][0]
+    assert waited > 1.5
+
+
+def test_progress_of_a_long_cell_gives_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_FAULTS", json.dumps({"ours-0": "slow cell"}))
+    seen: list[Progress] = []
+    run(toy_sweep.experiment, "smoke", workers=1, out=tmp_path, progress=seen.append)
+    early = [progress.eta_s for progress in seen if progress.done == 0]
+    assert any(estimate is not None and estimate > 0.0 for estimate in early)
+
+
 def test_experiment_in_a_script_runs(tmp_path: Path) -> None:
     """Without a main guard being imported again: workers take the experiment from the script's file."""
     script = tmp_path / "script.py"
@@ -62,7 +95,7 @@ def test_experiment_in_a_script_runs(tmp_path: Path) -> None:
             """
             import dataclasses, pathlib, sys
             import toy_sweep
-            from heedful.lab.run import run
+            from heedful.lab.run import Progress, run
 
             def measure(cell, ctx):
                 print("measured in a worker")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from heedful.models import tasks
 from heedful.models.tasks import Item, ledger
-from heedful.models.tasks import vocabulary as V
+from heedful.models.tasks import vocabulary as vocab
 
 LEAST = {"early": 128, "marked": 128, "vt": 128}
 FORMS = [(task, {}) for task in tasks.names()]
@@ -30,28 +30,28 @@ def draw(task: str, seed: int, length: int, **options: object) -> Item:
 def ledger_token(tokens: list[int], t: int, needs: tuple[int, ...]) -> int:
     """A ledger's token from the line so far and one needed position, whose left neighbour says whose it is."""
     last, before = tokens[t - 1], tokens[t - 2]
-    if V.is_name(last) and not V.is_operator(before):
+    if vocab.is_name(last) and not vocab.is_operator(before):
         return tokens[needs[0]]  # the operand's value, said aloud
-    operator, operand = (before, tokens[t - 3]) if V.is_name(last) else (last, before)
-    if V.is_value(operand):
-        return V.apply(operator, operand)
+    operator, operand = (before, tokens[t - 3]) if vocab.is_name(last) else (last, before)
+    if vocab.is_value(operand):
+        return vocab.apply(operator, operand)
     found = tokens[needs[0]]
-    return V.apply(operator, found) if tokens[needs[0] - 1] == operand else found
+    return vocab.apply(operator, found) if tokens[needs[0] - 1] == operand else found
 
 
 def tour_token(tokens: list[int], t: int, needs: tuple[int, ...]) -> int:
     """A tour's token from the last few tokens and the needed positions."""
     last, before = tokens[t - 1], tokens[t - 2]
-    if last == V.UP:
+    if last == vocab.UP:
         if needs:
             raise AssertionError("the node that is left is known")
-        return tokens[t - 3] if before == V.SEMICOLON else tokens[t - 4]
-    if V.is_value(last):
-        if V.is_value(before):
-            return V.UP
-        return V.add(last, tokens[needs[0]]) if needs else last
-    if last == V.SEMICOLON:
-        return V.FIN if tokens[needs[0]] == before else V.UP
+        return tokens[t - 3] if before == vocab.SEMICOLON else tokens[t - 4]
+    if vocab.is_value(last):
+        if vocab.is_value(before):
+            return vocab.UP
+        return vocab.add(last, tokens[needs[0]]) if needs else last
+    if last == vocab.SEMICOLON:
+        return vocab.FIN if tokens[needs[0]] == before else vocab.UP
     return tokens[needs[0]]
 
 
@@ -60,16 +60,16 @@ def plain_token(item: Item, tokens: list[int], t: int, needs: tuple[int, ...]) -
     if item.task.startswith(("ledger", "verify")):
         return ledger_token(tokens, t, needs)
     if item.task == "tour":
-        if tokens[t - 1] == V.UP or V.is_value(tokens[t - 1]) or tokens[t - 1] == V.SEMICOLON:
+        if tokens[t - 1] == vocab.UP or vocab.is_value(tokens[t - 1]) or tokens[t - 1] == vocab.SEMICOLON:
             return tour_token(tokens, t, needs)
         return tokens[needs[0]]
     if item.task == "drill":
-        return V.apply(tokens[t - 1], tokens[t - 2])
+        return vocab.apply(tokens[t - 1], tokens[t - 2])
     if item.task == "early":
         value, question = needs
-        offset = 1 if tokens[t - 1] == V.ANSWER else 2
+        offset = 1 if tokens[t - 1] == vocab.ANSWER else 2
         assert tokens[value - offset] == tokens[question]
-        assert tokens[question - 1] == V.QUESTION
+        assert tokens[question - 1] == vocab.QUESTION
         return tokens[value]
     found = {tokens[p] for p in needs}
     assert len(found) == 1
@@ -79,7 +79,9 @@ def plain_token(item: Item, tokens: list[int], t: int, needs: tuple[int, ...]) -
 @pytest.mark.parametrize(("task", "options"), FORMS, ids=IDS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(128, 400))
-def test_every_scored_token_follows_from_its_needs_alone(task: str, options: dict, seed: int, length: int) -> None:
+def test_every_scored_token_follows_from_its_needs_alone(
+    task: str, options: dict, seed: int, length: int
+) -> None:
     item = draw(task, seed, length, **options)
     tokens = item.tokens.tolist()
     assert set(item.needs) == set(np.flatnonzero(item.scored).tolist())
@@ -101,7 +103,7 @@ def test_items_have_the_stated_form(task: str, options: dict) -> None:
         assert 0.5 * length <= size <= length or options.get("process") == "oneshot"
         assert item.tokens.dtype == np.int64 and item.scored.dtype == bool and item.last_use.dtype == np.int32
         assert item.scored.shape == item.last_use.shape == item.tokens.shape
-        assert item.tokens.min() >= 1 and item.tokens.max() < V.SIZE
+        assert item.tokens.min() >= 1 and item.tokens.max() < vocab.SIZE
         assert 0 < item.prompt_length <= np.flatnonzero(item.scored)[0]
         assert (item.last_use[~item.scored] == -1).all()
         assert (item.last_use < np.arange(size)).all()
@@ -122,7 +124,7 @@ def sentences(item: Item) -> list[list[int]]:
     end = next(start for name, start, _ in item.spans if name != "context")
     found, inside = [], None
     for token in item.tokens[:end].tolist():
-        if token == V.SEMICOLON:
+        if token == vocab.SEMICOLON:
             if inside is not None:
                 found.append(inside)
             inside = [] if inside is None else None
@@ -136,7 +138,7 @@ def solve(item: Item, question: list[int]) -> list[int]:
     lines = sentences(item)
     if item.task == "vt":
         answer = [question[0]]
-        while V.is_name(answer[-1]):
+        while vocab.is_name(answer[-1]):
             answer.append(next(line[2] for line in lines if line[0] == answer[-1]))
         return answer[1:]
     if item.task == "twohop":
@@ -147,7 +149,7 @@ def solve(item: Item, question: list[int]) -> list[int]:
     if item.task == "mq":
         return [token for key in question for line in lines if line[0] == key for token in line]
     if item.task in ("copy", "marked"):
-        return next(line[2:] for line in lines if line[:2] == [V.MARK, question[0]])
+        return next(line[2:] for line in lines if line[:2] == [vocab.MARK, question[0]])
     return next(line[len(question) :] for line in lines if line[: len(question)] == question)
 
 
@@ -161,7 +163,7 @@ def test_retrieval_answers_are_what_the_context_says(task: str, protocol: str) -
         answers[-1].pop()  # <eos>
         assert len(asked) == (2 if protocol == "reask" else 1)
         assert [solve(item, question) for question in asked] == answers
-        assert item.tokens[item.prompt_length - 1] == V.ANSWER
+        assert item.tokens[item.prompt_length - 1] == vocab.ANSWER
         if protocol == "reask" and task not in ("mq",):
             assert asked[0] != asked[1]
 
@@ -175,7 +177,7 @@ def test_agnostic_has_the_tokens_of_aware(task: str) -> None:
 def test_frequent_words_are_the_frequent_ones() -> None:
     for length in (64, 128, 512):
         item = draw("fwe", length, length)
-        counts = np.bincount(item.tokens[1 : item.prompt_length - 2], minlength=V.SIZE)
+        counts = np.bincount(item.tokens[1 : item.prompt_length - 2], minlength=vocab.SIZE)
         answer = item.tokens[item.scored]
         assert counts[answer].tolist() == sorted(counts.tolist(), reverse=True)[:3]
         assert len(set(counts[answer].tolist())) == 3
@@ -184,7 +186,7 @@ def test_frequent_words_are_the_frequent_ones() -> None:
 
 def test_common_words_occur_three_times_as_often() -> None:
     item = draw("cwe", 5, 256)
-    counts = np.bincount(item.tokens[1 : item.prompt_length - 2], minlength=V.SIZE)
+    counts = np.bincount(item.tokens[1 : item.prompt_length - 2], minlength=vocab.SIZE)
     answer = item.tokens[item.scored]
     rest = counts[counts > 0]
     assert set(counts[answer]) == {3 * rest.min()} and (rest == rest.min()).sum() == len(rest) - 3
@@ -194,7 +196,7 @@ def test_early_ends_in_filler_that_says_nothing() -> None:
     for seed in range(20):
         item = draw("early", seed, 256)
         tail = item.tokens[item.prompt_length - 41 : item.prompt_length - 1]
-        assert (tail >= V.FIRST_FILLER).all()
+        assert (tail >= vocab.FIRST_FILLER).all()
 
 
 def test_a_ledger_writes_every_value_once_and_reuses_operators_last() -> None:
@@ -213,8 +215,8 @@ def test_oneshot_uses_each_name_exactly_once() -> None:
 
 def test_verify_rederives_old_lines() -> None:
     item = draw("verify", 1, 300)
-    (start, end), = [(a, b) for name, a, b in item.spans if name == "check"]
-    assert item.tokens[start] == V.FIN
+    ((start, end),) = [(a, b) for name, a, b in item.spans if name == "check"]
+    assert item.tokens[start] == vocab.FIN
     lines = item.tokens[start + 1 : end].reshape(-1, 3)
     old = {tuple(item.tokens[t - 2 : t]) for t in range(item.prompt_length + 2, start)}
     old |= {(item.tokens[t - 3], item.tokens[t - 2]) for t in range(item.prompt_length + 3, start)}
@@ -264,7 +266,7 @@ def test_unknown_options_and_negative_counts_are_refused() -> None:
 
 def test_decode_names_every_token() -> None:
     assert tasks.decode([1, 12, 108, 124, 132, 227]) == "<bos> K0 V0 O0 F0 F95"
-    assert len(set(V.WORDS)) == V.SIZE == 228
+    assert len(set(vocab.WORDS)) == vocab.SIZE == 228
     with pytest.raises(ValueError, match="228"):
         tasks.decode([228])
-    assert sorted(V.PERMUTATIONS[3].tolist()) == list(range(16))
+    assert sorted(vocab.PERMUTATIONS[3].tolist()) == list(range(16))

@@ -24,10 +24,27 @@ def log(cell: lab.Cell) -> None:
             file.write(f"{cell['method']}-{cell['seed']} {os.getpid()}\n")
 
 
-def misbehave(cell: lab.Cell) -> None:
-    match json.loads(os.environ.get("TOY_FAULTS", "{}")).get(f"{cell['method']}-{cell['seed']}"):
+def fault(method: str, seed: int) -> str:
+    return str(json.loads(os.environ.get("TOY_FAULTS", "{}")).get(f"{method}-{seed}"))
+
+
+def misbehave(cell: lab.Cell, ctx: lab.Context) -> None:
+    match fault(cell["method"], cell["seed"]):
         case "raise":
             raise RuntimeError("the toy\nbroke")
+        case "resume" if not (ctx.scratch / "checkpoint").exists():
+            (ctx.scratch / "checkpoint").write_text("half way")
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "build":
+            ctx.artifact("slow", lambda folder: time.sleep(3.0))
+        case "wait for build":
+            while not list(Path(os.environ["TOY_RUNS"]).glob("*/artifacts/*.tmp")):
+                time.sleep(0.01)
+            ctx.artifact("slow", lambda folder: None)
+        case "slow cell":
+            for step in range(8):
+                ctx.progress(step / 8)
+                time.sleep(0.3)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "segfault":
@@ -48,12 +65,13 @@ def misbehave(cell: lab.Cell) -> None:
 def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterable[lab.Cell]:
     for seed in range(params["seeds"]):
         for method in ("ours", "rival"):
-            yield lab.Cell.of(method=method, seed=seed, limit_s=params["limit_s"])
+            limit_s = 60.0 if fault(method, seed) == "build" else params["limit_s"]
+            yield lab.Cell.of(method=method, seed=seed, limit_s=limit_s)
 
 
 def measure(cell: lab.Cell, ctx: lab.Context) -> list[dict[str, Any]]:
     log(cell)
-    misbehave(cell)
+    misbehave(cell, ctx)
     time.sleep(ctx.params["pause_s"])
     gated = os.environ.get("TOY_GATED") == f"{cell['method']}-{cell['seed']}"
     while gated and Path(os.environ["TOY_GATE"]).exists():

@@ -36,8 +36,8 @@ def grids(params: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
         "streaming-llm": [f"sinks={n}" for n in (1, 2, 4, 8, 16, 24)],
         "tova": [f"window={n}" for n in (1, 2, 4, 8, 16, 32)],
         "h2o": [f"recent={part * quarter},window={n}" for part in (1, 2, 3) for n in (1, 16)],
-        "raas": [f"alpha={a},window={n}" for a in (0.003, 0.01, 0.03) for n in (1, 16)],
-        "lazy-eviction": [f"alpha={a},window={n}" for a in (0.003, 0.01, 0.03) for n in (8, 24)],
+        "raas": [f"alpha={a},window={n}" for a in (0.002, 0.02, 0.2) for n in (1, 16)],
+        "lazy-eviction": [f"alpha={a},window={n}" for a in (0.002, 0.02, 0.2) for n in (8, 24)],
     }
     return {method: [{"setting": text} for text in texts] for method, texts in settings.items()}
 
