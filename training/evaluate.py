@@ -72,7 +72,7 @@ def byte_card(model: torch.nn.Module) -> dict[str, object]:
         "chunks": 200,
         "trained_length": 512,
         "data": f"sources of the Python {platform.python_version()} standard library, "
-        f"{len(text.stdlib_files('train'))} files for training, {len(text.stdlib_files('held-out'))} held out",
+        f"{len(text.stdlib_files('train'))} files, and {len(text.stdlib_files('held-out'))} held out",
     }
 
 
@@ -82,7 +82,7 @@ def readme(card: Mapping[str, object]) -> str:
         f"# {card['name']}",
         "",
         f"A Llama of {card['parameters']:,} parameters in {card['layers']} layers, trained from scratch by "
-        f"heedful: {card['steps']:,} steps, {card['tokens']:,} tokens, {card['minutes']} minutes on one CPU core, "
+        f"heedful: {card['steps']:,} steps, {card['tokens']:,} tokens, {card['minutes']} minutes on a core, "
         f"seed {card['seed']}.",
         f"Data: {card['data']}.",
         "",
@@ -102,12 +102,15 @@ def readme(card: Mapping[str, object]) -> str:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         dropped = card["dropped"]
         assert isinstance(dropped, list)
-        lines += ["", f"Under {100 * REQUIRED:.0f} % at every length, so not quoted: {', '.join(dropped) or 'none'}."]
+        lines += [
+            "",
+            f"Under {100 * REQUIRED:.0f} % at every length, so not quoted: {', '.join(dropped) or 'none'}.",
+        ]
     else:
         bits = card["held_out_bits_per_byte"]
         assert isinstance(bits, dict)
         lines += [
-            f"Bits per byte on {card['chunks']} held-out chunks (trained up to length {card['trained_length']}):",
+            f"Bits per byte on {card['chunks']} held-out chunks (trained at {card['trained_length']}):",
             "",
             "| length | bits per byte |",
             "|---|---|",

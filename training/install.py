@@ -14,7 +14,7 @@ import evaluate
 import train_byte
 import train_task
 from heedful.models import text
-from heedful.models.tasks import vocabulary as V
+from heedful.models.tasks import vocabulary as vocab
 
 SHIPPED = Path(__file__).parents[1] / "src" / "heedful" / "models" / "shipped"
 
@@ -30,24 +30,27 @@ BYTE_CHAT = (
 
 def task_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word; words are apart by white space."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(V.WORDS)}))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab.WORDS)}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     specials = [AddedToken(word, special=True, normalized=False) for word in ("<pad>", "<bos>", "<eos>")]
     tokenizer.add_special_tokens(specials)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
-        padding_side="left", model_max_length=2048, clean_up_tokenization_spaces=False, chat_template=TASK_CHAT,
+        padding_side="left", model_max_length=2048, clean_up_tokenization_spaces=False,
+        chat_template=TASK_CHAT,
     )  # fmt: skip
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per UTF-8 byte, whose id is the byte's value; ``<|bos|>`` goes first."""
-    # The byte-level pre-tokenizer stands bytes for characters: printable Latin-1 for itself, the rest from 256 on.
+    # The byte-level pre-tokenizer writes bytes as letters: printable Latin-1 as itself, the rest from 256 on.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]
     letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
     vocabulary = {letters[b]: b for b in range(256)}
-    tokenizer = Tokenizer(models.BPE(vocabulary | {"<|pad|>": text.PAD, "<|bos|>": text.BOS, "<|eos|>": text.EOS}, []))
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary | {"<|pad|>": text.PAD, "<|bos|>": text.BOS, "<|eos|>": text.EOS}, [])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     specials = ("<|pad|>", "<|bos|>", "<|eos|>")
@@ -57,7 +60,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<|bos|>", eos_token="<|eos|>",
-        padding_side="left", model_max_length=2048, clean_up_tokenization_spaces=False, chat_template=BYTE_CHAT,
+        padding_side="left", model_max_length=2048, clean_up_tokenization_spaces=False,
+        chat_template=BYTE_CHAT,
     )  # fmt: skip
 
 

@@ -52,7 +52,9 @@ def bits_per_byte(model: LlamaForCausalLM, chunks: np.ndarray) -> float:
         for rows in np.array_split(chunks, max(1, len(chunks) // 16)):
             ids = torch.from_numpy(rows)
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-            total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").item()
+            total += torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+            ).item()
     return total / math.log(2) / (chunks.shape[0] * (chunks.shape[1] - 1))
 
 
@@ -60,7 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="byte-1")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=30, help="training time in all, resumed parts included")
+    parser.add_argument(
+        "--minutes", type=float, default=30, help="training time in all, resumed parts included"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     WORK.mkdir(exist_ok=True)
@@ -78,8 +82,15 @@ def main() -> None:
         step, seen, spent = state["step"], state["seen"], state["seconds"]
 
     def save() -> None:
-        state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts], "rng": rng.bit_generator.state,
-                 "step": step, "seen": seen, "seconds": spent, "seed": args.seed}
+        state = {
+            "model": model.state_dict(),
+            "optimizers": [o.state_dict() for o in opts],
+            "rng": rng.bit_generator.state,
+            "step": step,
+            "seen": seen,
+            "seconds": spent,
+            "seed": args.seed,
+        }
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
 
@@ -108,7 +119,12 @@ def main() -> None:
             losses.append(loss.item() / math.log(2))
             spent += time.monotonic() - began
             if step % 50 == 0:
-                line = {"step": step, "bytes": seen, "seconds": round(spent, 1), "train_bits": round(float(np.mean(losses)), 4)}
+                line = {
+                    "step": step,
+                    "bytes": seen,
+                    "seconds": round(spent, 1),
+                    "train_bits": round(float(np.mean(losses)), 4),
+                }
                 if step % 250 == 0:
                     line["held_out_bits"] = round(bits_per_byte(model, held_out), 4)
                 print(json.dumps(line), file=log, flush=True)

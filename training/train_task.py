@@ -1,7 +1,7 @@
 """Train a task model: a curriculum of stages, each with the rule that ends it (see training/README.md).
 
-Runs until the last stage ends or the budget of minutes is spent, whichever is first; over the last part of the
-budget the learning rate falls to zero. Interrupt it at will: the same command goes on where it was.
+Runs until the budget of minutes is spent; over its last part the learning rate falls to zero. Interrupt it
+at will: the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from heedful.models import tasks
 from heedful.models.tasks import Item, ledger
-from heedful.models.tasks import vocabulary as V
+from heedful.models.tasks import vocabulary as vocab
 
 WORK = Path(__file__).parent / "work"
-RATE, WARM_UP, COOL_DOWN = 2e-3, 100, 0.25
-"""Peak learning rate, steps of linear warm-up, and the last share of the budget in which the rate falls to 0."""
+WARM_UP, COOL_DOWN = 100, 0.25
+"""Steps of linear warm-up, and the last share of the budget in which the learning rate falls to zero."""
 MEMORY = 0.02
 """Weight of a new sequence in the running accuracy per task that mixes the data and ends stages."""
 
@@ -45,6 +45,8 @@ class Stage:
         most_steps: what else ends the stage.
         tokens: per step.
         anneal: steps over which the restated values of silent ledgers are dropped, from all to none.
+        rate: peak learning rate.
+        muon: update the layers' matrices with Muon instead of AdamW.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Stage:
     most_steps: int
     tokens: int
     anneal: int = 0
+    rate: float = 2e-3
+    muon: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,17 @@ class Preset:
 
 SKILLS = {"repeat": 0.4, "recall": 0.5, "drill": 0.1}
 SIMPLE = {
-    "repeat": 0.1, "recall": 0.15, "drill": 0.1, "ledger-spoken": 0.25, "niah1": 0.05, "mk1": 0.1, "mk2": 0.05,
-    "mq": 0.08, "twohop": 0.08, "copy": 0.08,
+    "repeat": 0.1, "recall": 0.15, "drill": 0.1, "ledger-spoken": 0.25, "niah1": 0.05, "mk1": 0.1,
+    "mk2": 0.05, "mq": 0.08, "twohop": 0.08, "copy": 0.08,
 }  # fmt: skip
 WIDE = {
-    "repeat": 0.04, "recall": 0.08, "drill": 0.05, "ledger-spoken": 0.2, "niah1": 0.04, "niah2": 0.04, "mk1": 0.06,
-    "mk2": 0.06, "mk3": 0.06, "mv": 0.06, "mq": 0.06, "vt": 0.08, "twohop": 0.06, "copy": 0.05, "marked": 0.06,
-    "early": 0.08,
+    "repeat": 0.04, "recall": 0.08, "drill": 0.05, "ledger-spoken": 0.2, "niah1": 0.04, "niah2": 0.04,
+    "mk1": 0.06, "mk2": 0.06, "mk3": 0.06, "mv": 0.06, "mq": 0.06, "vt": 0.08, "twohop": 0.06, "copy": 0.05,
+    "marked": 0.06, "early": 0.08,
 }  # fmt: skip
 SILENT = WIDE | {"ledger-spoken": 0.04, "ledger": 0.25, "verify": 0.12, "tour": 0.12}
 LONG = SILENT | {"mq": 0.14, "early": 0.12, "mv": 0.08, "cwe": 0.02, "fwe": 0.02}
+HARD = SILENT | {"mq": 0.14, "early": 0.14, "mv": 0.1, "copy": 0.08}
 ALL = tuple(task for task in tasks.names() if task not in ("repeat", "drill"))
 
 PRESETS = {
@@ -95,8 +100,11 @@ PRESETS = {
             Stage("silent", 6, {128: 0.3, 256: 0.7}, SILENT,
                   {"ledger": 0.95, "verify": 0.95, "mk1": 0.95}, 1500, 3072, anneal=600),
             Stage("long", 6, {128: 0.35, 256: 0.4, 512: 0.25}, LONG,
-                  {"ledger": 0.98, "verify": 0.98, "mk1": 0.98, "vt": 0.97, "early": 0.97}, 1500, 4096),
-            Stage("longest", 6, {256: 0.3, 512: 0.4, 1024: 0.3}, LONG, {"none": 1.0}, 100_000, 4096),
+                  {"ledger": 0.98, "verify": 0.98, "mk1": 0.98, "vt": 0.97, "early": 0.97}, 400, 4096),
+            Stage("hard", 6, {128: 0.35, 256: 0.4, 512: 0.25}, HARD,
+                  {task: 0.97 for task in HARD if task != "repeat"}, 1500, 4096, rate=1.5e-3, muon=True),
+            Stage("longest", 6, {256: 0.3, 512: 0.4, 1024: 0.3}, HARD, {"none": 1.0}, 100_000, 4096,
+                  rate=1.5e-3, muon=True),
         ),
         quoted={task: (128, 256, 512, 1024) for task in ALL},
     ),
@@ -115,10 +123,10 @@ def new_model(preset: Preset, layers: int, seed: int) -> LlamaForCausalLM:
     """A freshly initialised model of the preset's shape."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=V.EMBEDDING_ROWS, hidden_size=preset.hidden, intermediate_size=preset.intermediate,
+        vocab_size=vocab.EMBEDDING_ROWS, hidden_size=preset.hidden, intermediate_size=preset.intermediate,
         num_hidden_layers=layers, num_attention_heads=preset.heads, num_key_value_heads=preset.kv_heads,
         head_dim=16, max_position_embeddings=2048, rope_theta=10000.0, tie_word_embeddings=False,
-        attn_implementation="sdpa", pad_token_id=V.PAD, bos_token_id=V.BOS, eos_token_id=V.EOS,
+        attn_implementation="sdpa", pad_token_id=vocab.PAD, bos_token_id=vocab.BOS, eos_token_id=vocab.EOS,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -134,8 +142,15 @@ def grown(preset: Preset, model: LlamaForCausalLM, layers: int) -> LlamaForCausa
     return bigger
 
 
-def optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+def optimizers(model: LlamaForCausalLM, muon: bool) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the layers' matrices and AdamW for the rest."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2] if muon else []
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    adamw = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    if not muon:
+        return [adamw]
+    return [torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"), adamw]
 
 
 def draw(task: str, rng: np.random.Generator, length: int, spoken: float) -> Item:
@@ -173,16 +188,20 @@ def batch(
 def padded(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens (int64), scored and trained positions (bool), all [batch, longest]; ``<eos>`` is trained too."""
     shape = len(items), max(len(item.tokens) for item in items)
-    tokens = np.full(shape, V.PAD, dtype=np.int64)
+    tokens = np.full(shape, vocab.PAD, dtype=np.int64)
     scored = np.zeros(shape, dtype=bool)
     for row, item in enumerate(items):
         tokens[row, : len(item.tokens)] = item.tokens
         scored[row, : len(item.tokens)] = item.scored
-    return torch.from_numpy(tokens), torch.from_numpy(scored), torch.from_numpy(scored | (tokens == V.EOS))
+    return (
+        torch.from_numpy(tokens),
+        torch.from_numpy(scored),
+        torch.from_numpy(scored | (tokens == vocab.EOS)),
+    )
 
 
 def learn(
-    model: LlamaForCausalLM, opt: torch.optim.Optimizer, items: list[Item]
+    model: LlamaForCausalLM, opts: list[torch.optim.Optimizer], items: list[Item]
 ) -> tuple[float, list[float]]:
     """One step; returns the loss and every item's accuracy before it.
 
@@ -195,10 +214,11 @@ def learn(
     truth = tokens[rows, columns + 1]
     nll = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
     loss = (nll / trained[:, 1:].sum(1)[rows]).sum() / len(items)
-    opt.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    opt.step()
+    for opt in opts:
+        opt.step()
     right = ((logits.argmax(-1) == truth) & scored[rows, columns + 1]).float()
     shares = torch.zeros(len(items)).index_add_(0, rows, right) / scored[:, 1:].sum(1)
     return loss.item(), shares.tolist()
@@ -222,17 +242,21 @@ class Run:
             for key in ("seed", "step", "seen", "seconds", "stage", "stage_step", "accuracy"):
                 setattr(self, key, state[key])
             self.rng.bit_generator.state = state["rng"]
-            self.opt = optimizer(self.model)
-            self.opt.load_state_dict(state["optimizer"])
+            self.opts = optimizers(self.model, muon=len(state["optimizers"]) == 2)
+            for opt, saved in zip(self.opts, state["optimizers"]):
+                opt.load_state_dict(saved)
         else:
-            self.opt = optimizer(self.model)
+            self.opts = optimizers(self.model, self.preset.curriculum[0].muon)
 
     def save(self) -> None:
-        state = {key: getattr(self, key) for key in ("seed", "step", "seen", "seconds", "stage", "stage_step", "accuracy")}
+        state = {
+            key: getattr(self, key)
+            for key in ("seed", "step", "seen", "seconds", "stage", "stage_step", "accuracy")
+        }
         state |= {
             "layers": self.model.config.num_hidden_layers,
             "model": self.model.state_dict(),
-            "optimizer": self.opt.state_dict(),
+            "optimizers": [opt.state_dict() for opt in self.opts],
             "rng": self.rng.bit_generator.state,
         }
         torch.save(state, self.path.with_suffix(".tmp"))
@@ -246,9 +270,11 @@ class Run:
         if (self.stage_step >= stage.most_steps or reached) and stage.name != names[-1]:
             stage = self.preset.curriculum[names.index(self.stage) + 1]
             self.stage, self.stage_step = stage.name, 0
-        if stage.layers > self.model.config.num_hidden_layers:
+        larger = stage.layers > self.model.config.num_hidden_layers
+        if larger:
             self.model = grown(self.preset, self.model, stage.layers)
-            self.opt = optimizer(self.model)
+        if larger or stage.muon != (len(self.opts) == 2):
+            self.opts = optimizers(self.model, stage.muon)
         return stage
 
     def advance(self, minutes: float) -> tuple[str, int, float, dict[str, list[float]]]:
@@ -257,10 +283,10 @@ class Run:
         stage = self.current()
         items, length = batch(stage, self.stage_step, self.rng, self.accuracy)
         left = 1 - self.seconds / (60 * minutes)
-        rate = RATE * min(1.0, (self.step + 1) / WARM_UP, max(0.01, left / COOL_DOWN))
-        for group in self.opt.param_groups:
-            group["lr"] = rate
-        loss, shares = learn(self.model, self.opt, items)
+        rate = stage.rate * min(1.0, (self.step + 1) / WARM_UP, max(0.01, left / COOL_DOWN))
+        for opt in self.opts:
+            opt.param_groups[0]["lr"] = rate
+        loss, shares = learn(self.model, self.opts, items)
         by_task: dict[str, list[float]] = {}
         for item, share in zip(items, shares):
             by_task.setdefault(item.task, []).append(share)
@@ -277,7 +303,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", choices=PRESETS, default="task-1")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=90, help="training time in all, resumed parts included")
+    parser.add_argument(
+        "--minutes", type=float, default=90, help="training time in all, resumed parts included"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     WORK.mkdir(exist_ok=True)
@@ -294,7 +322,12 @@ def main() -> None:
             for task, values in by_task.items():
                 shares.setdefault(f"{task}@{length}", []).extend(values)
             if run.step % 100 == 0:
-                line = {"step": run.step, "stage": stage, "tokens": run.seen, "seconds": round(run.seconds, 1)}
+                line = {
+                    "step": run.step,
+                    "stage": stage,
+                    "tokens": run.seen,
+                    "seconds": round(run.seconds, 1),
+                }
                 line |= {"loss": round(float(np.mean(losses)), 4)}
                 line |= {key: round(float(np.mean(values)), 3) for key, values in sorted(shares.items())}
                 print(json.dumps(line), file=log, flush=True)

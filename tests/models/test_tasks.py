@@ -28,7 +28,7 @@ def draw(task: str, seed: int, length: int, **options: object) -> Item:
 
 
 def ledger_token(tokens: list[int], t: int, needs: tuple[int, ...]) -> int:
-    """A ledger's token from the line so far and one needed position, whose left neighbour says whose it is."""
+    """A ledger's token from the line so far and one needed position, whose left neighbour says whose."""
     last, before = tokens[t - 1], tokens[t - 2]
     if vocab.is_name(last) and not vocab.is_operator(before):
         return tokens[needs[0]]  # the operand's value, said aloud
@@ -86,7 +86,7 @@ def test_every_scored_token_follows_from_its_needs_alone(
     tokens = item.tokens.tolist()
     assert set(item.needs) == set(np.flatnonzero(item.scored).tolist())
     for t, needs in item.needs.items():
-        # All combinations would be many where there are many copies: the first, the last and their mixtures do.
+        # All combinations would be many where there are many copies: the first and the last do.
         for chosen in product(*({need[0], need[-1]} for need in needs)):
             assert all(0 <= p < t for p in chosen)
             assert plain_token(item, tokens, t, chosen) == tokens[t]

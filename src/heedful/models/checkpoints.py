@@ -1,7 +1,7 @@
 """Shipped checkpoints, found by name: ``task-1``, ``task-mini-1``, ``byte-1``.
 
 Each is a folder in the Hugging Face format (float32 safetensors, tokenizer, chat template) that
-``AutoModelForCausalLM`` and ``AutoTokenizer`` load from its path, with a card: ``card.json`` and ``README.md``.
+``AutoModelForCausalLM`` and ``AutoTokenizer`` load from its path, with a card (``card.json``, ``README.md``).
 A retrained checkpoint gets a new name.
 """
 
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SHIPPED = Path(__file__).parent / "shipped"
-_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 _OPTIONAL = ("chat_template.jinja", "special_tokens_map.json")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import vocabulary as V
+from . import vocabulary as vocab
 from .item import Draft, Item
 from .retrieval import PROTOCOLS
 
@@ -20,7 +20,7 @@ ASKED = 3
 def _write(task: str, rng: np.random.Generator, counts: list[int], order: str, protocol: str) -> Item:
     if protocol not in PROTOCOLS or protocol == "reask":
         raise ValueError(f"{task} has no protocol {protocol!r}; known: aware, agnostic")
-    words = (rng.permutation(V.FILLERS)[: len(counts)] + V.FIRST_FILLER).tolist()
+    words = (rng.permutation(vocab.FILLERS)[: len(counts)] + vocab.FIRST_FILLER).tolist()
     text = rng.permutation(np.repeat(words, counts)).tolist()
     places: dict[int, list[int]] = {}
     for position, word in enumerate(text, start=1):
@@ -29,15 +29,15 @@ def _write(task: str, rng: np.random.Generator, counts: list[int], order: str, p
     if order == "appearance":
         common = sorted(common, key=lambda word: places[word][0])
     draft = Draft("context")
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     draft.say_all(text)
     draft.part("question")
-    draft.say(V.QUESTION, V.ANSWER)
+    draft.say(vocab.QUESTION, vocab.ANSWER)
     prompt_length = len(draft)
     draft.part("answer")
     for word in common:
         draft.answer(word, *((place,) for place in places[word]))
-    draft.say(V.EOS)
+    draft.say(vocab.EOS)
     return draft.item(task, prompt_length)
 
 
@@ -49,8 +49,8 @@ def _room(task: str, length: int) -> int:
 
 def cwe(rng: np.random.Generator, length: int, protocol: str = "aware", others: int = 20) -> Item:
     """Common words: ``others`` (at most 93) words occur k times, three occur 3 k times."""
-    if not 1 <= others <= V.FILLERS - ASKED:
-        raise ValueError(f"others must be in [1, {V.FILLERS - ASKED}], got {others}")
+    if not 1 <= others <= vocab.FILLERS - ASKED:
+        raise ValueError(f"others must be in [1, {vocab.FILLERS - ASKED}], got {others}")
     times = _room("cwe", length) // (3 * ASKED + others)
     if times < 1:
         raise ValueError(f"length {length} is too short for cwe with {others} other words")
@@ -61,7 +61,7 @@ def fwe(rng: np.random.Generator, length: int, protocol: str = "aware") -> Item:
     """Frequent words: the n-th most frequent word has about a third of what the more frequent ones left."""
     left = _room("fwe", length)
     counts: list[int] = []
-    while left > 0 and len(counts) < V.FILLERS:
+    while left > 0 and len(counts) < vocab.FILLERS:
         take = max(1, left // 3)
         if counts and len(counts) <= ASKED:
             take = min(take, counts[-1] - 1)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import vocabulary as V
+from . import vocabulary as vocab
 from .item import Draft, Item
 
 
 def repeat(rng: np.random.Generator, length: int) -> Item:
-    """Repeated segment with a period in [4, length / 2), at most 180; needs: the same token of earlier periods."""
+    """Repeated segment with a period in [4, length / 2), at most 180; needs: its earlier copies."""
     period = int(rng.integers(4, max(5, min(length // 2, 180))))
-    segment = (rng.permutation(V.SIZE - V.FIRST_NAME)[:period] + V.FIRST_NAME).tolist()
+    segment = (rng.permutation(vocab.SIZE - vocab.FIRST_NAME)[:period] + vocab.FIRST_NAME).tolist()
     draft = Draft("context")
     draft.say_all(segment)
     draft.part("trace")
@@ -29,18 +29,18 @@ def repeat(rng: np.random.Generator, length: int) -> Item:
 
 def recall(rng: np.random.Generator, length: int) -> Item:
     """Key-value recall: a quarter to a half of the length are pairs, the rest queries."""
-    most = min(V.NAMES, (length - 4) // 4)
+    most = min(vocab.NAMES, (length - 4) // 4)
     pairs = int(rng.integers(min(4, most), most + 1))
-    names = (rng.permutation(V.NAMES)[:pairs] + V.FIRST_NAME).tolist()
-    values = rng.integers(V.FIRST_VALUE, V.FIRST_OPERATOR, size=pairs).tolist()
+    names = (rng.permutation(vocab.NAMES)[:pairs] + vocab.FIRST_NAME).tolist()
+    values = rng.integers(vocab.FIRST_VALUE, vocab.FIRST_OPERATOR, size=pairs).tolist()
     draft = Draft("context")
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     written: list[list[int]] = []
     mentioned: list[int] = []
     for name, value in zip(names, values):
         mentioned.append(draft.say(name))
         written.append([draft.say(value)])
-    draft.say(V.QUESTION)
+    draft.say(vocab.QUESTION)
     prompt_length = len(draft)
     draft.part("trace")
     for which in rng.integers(pairs, size=(length - prompt_length) // 2).tolist():
@@ -54,12 +54,12 @@ def recall(rng: np.random.Generator, length: int) -> Item:
 def drill(rng: np.random.Generator, length: int) -> Item:
     """Operator tables: ``V O V'*`` over and over."""
     count = (length - 1) // 3
-    values = rng.integers(V.FIRST_VALUE, V.FIRST_OPERATOR, size=count).tolist()
-    operators = rng.integers(V.FIRST_OPERATOR, V.FIRST_FILLER, size=count).tolist()
+    values = rng.integers(vocab.FIRST_VALUE, vocab.FIRST_OPERATOR, size=count).tolist()
+    operators = rng.integers(vocab.FIRST_OPERATOR, vocab.FIRST_FILLER, size=count).tolist()
     draft = Draft("context")
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     draft.part("trace")
     for value, operator in zip(values, operators):
         draft.say(value, operator)
-        draft.answer(V.apply(operator, value))
+        draft.answer(vocab.apply(operator, value))
     return draft.item("drill", 1)

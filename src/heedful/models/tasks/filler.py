@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import vocabulary as V
+from . import vocabulary as vocab
 from .item import Draft
 
 _SLOTS = 256
 
 
 def _successors() -> list[list[int]]:
-    """For every word, :data:`_SLOTS` equally likely successors: its own ordering of a Zipf(1) law over words."""
+    """For every word, ``_SLOTS`` equally likely successors: its own ordering of a Zipf(1) law over words."""
     rng = np.random.default_rng(7_919)
-    weights = 1.0 / np.arange(1, V.FILLERS + 1)
+    weights = 1.0 / np.arange(1, vocab.FILLERS + 1)
     ranks = np.searchsorted(np.cumsum(weights) / weights.sum(), (np.arange(_SLOTS) + 0.5) / _SLOTS)
     popularity = np.log(weights)
     rows = []
-    for _ in range(V.FILLERS):
-        order = np.argsort(-(popularity + rng.gumbel(size=V.FILLERS)))
-        rows.append((order[ranks] + V.FIRST_FILLER).tolist())
+    for _ in range(vocab.FILLERS):
+        order = np.argsort(-(popularity + rng.gumbel(size=vocab.FILLERS)))
+        rows.append((order[ranks] + vocab.FIRST_FILLER).tolist())
     return rows
 
 
@@ -29,13 +29,13 @@ _SUCCESSORS = _successors()
 def words(rng: np.random.Generator, count: int, value_share: float = 0.0) -> list[int]:
     """``count`` filler words; each is replaced by a random value with probability ``value_share``."""
     out: list[int] = []
-    word = int(rng.integers(V.FIRST_FILLER, V.SIZE))
+    word = int(rng.integers(vocab.FIRST_FILLER, vocab.SIZE))
     for slot in rng.integers(_SLOTS, size=count).tolist():
-        word = _SUCCESSORS[word - V.FIRST_FILLER][slot]
+        word = _SUCCESSORS[word - vocab.FIRST_FILLER][slot]
         out.append(word)
     if value_share > 0:
         for at in np.flatnonzero(rng.random(count) < value_share).tolist():
-            out[at] = int(rng.integers(V.FIRST_VALUE, V.FIRST_OPERATOR))
+            out[at] = int(rng.integers(vocab.FIRST_VALUE, vocab.FIRST_OPERATOR))
     return out
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import vocabulary as V
+from . import vocabulary as vocab
 from .item import Draft, Item
 
 DEFINITIONS = 0.3
@@ -54,12 +54,12 @@ class _Book:
         self.known.append(name)
         self.value[name] = value
         self.written[name] = [position]
-        order = self.rng.permutation(V.OPERATORS) + V.FIRST_OPERATOR
+        order = self.rng.permutation(vocab.OPERATORS) + vocab.FIRST_OPERATOR
         self.unused[name] = order.tolist()
 
     def _operator(self, name: int) -> int:
         left = self.unused[name]
-        return left.pop() if left else int(self.rng.integers(V.FIRST_OPERATOR, V.FIRST_FILLER))
+        return left.pop() if left else int(self.rng.integers(vocab.FIRST_OPERATOR, vocab.FIRST_FILLER))
 
     def line(self, name: int, define: bool, spoken: bool, operator: int | None = None) -> int | None:
         """Write one line about ``name``; returns the name it defined, if any."""
@@ -75,7 +75,7 @@ class _Book:
             new = self.fresh.pop()
             self.mention[new] = draft.say(new)
         copies = self.answers.setdefault((name, operator), [])
-        result = V.apply(operator, value)
+        result = vocab.apply(operator, value)
         if spoken:
             position = draft.answer(result, last_use=last_use)
         else:
@@ -87,7 +87,7 @@ class _Book:
 
 
 def _zipf(book: _Book, rng: np.random.Generator) -> Callable[[], int]:
-    popularity = dict(zip(book.known + book.fresh, np.exp(1.5 * rng.standard_normal(V.NAMES)).tolist()))
+    popularity = dict(zip(book.known + book.fresh, np.exp(1.5 * rng.standard_normal(vocab.NAMES)).tolist()))
     recent = list(book.known)
 
     def draw() -> int:
@@ -145,12 +145,14 @@ def _trace(book: _Book, rng: np.random.Generator, process: str, restate: float, 
 
 def _oneshot(draft: Draft, rng: np.random.Generator, length: int, restate: float) -> int:
     extra = 1 if restate else 0
-    total = min(V.NAMES, (length - 10) // (4 + extra))
-    premises = min(8, total) if total < V.NAMES else min(V.NAMES, max(8, length - 2 - (4 + extra) * total))
+    total = min(vocab.NAMES, (length - 10) // (4 + extra))
+    premises = (
+        min(8, total) if total < vocab.NAMES else min(vocab.NAMES, max(8, length - 2 - (4 + extra) * total))
+    )
     names, values = _names(rng, premises)
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     book = _Book(draft, rng, names[:total], values)
-    draft.say(V.COT)
+    draft.say(vocab.COT)
     draft.part("trace")
     prompt_length = len(draft)
     unused = list(book.known)
@@ -168,15 +170,15 @@ def _oneshot(draft: Draft, rng: np.random.Generator, length: int, restate: float
 
 
 def _names(rng: np.random.Generator, premises: int) -> tuple[list[int], list[int]]:
-    names = (rng.permutation(V.NAMES) + V.FIRST_NAME).tolist()
-    return names, rng.integers(V.FIRST_VALUE, V.FIRST_OPERATOR, size=premises).tolist()
+    names = (rng.permutation(vocab.NAMES) + vocab.FIRST_NAME).tolist()
+    return names, rng.integers(vocab.FIRST_VALUE, vocab.FIRST_OPERATOR, size=premises).tolist()
 
 
 def _check(process: str, premises: int, restate: float, length: int) -> None:
     if process not in PROCESSES:
         raise ValueError(f"unknown operand process {process!r}; known: {', '.join(PROCESSES)}")
-    if not 1 <= premises <= V.NAMES:
-        raise ValueError(f"premises must be in [1, {V.NAMES}], got {premises}")
+    if not 1 <= premises <= vocab.NAMES:
+        raise ValueError(f"premises must be in [1, {vocab.NAMES}], got {premises}")
     if not 0.0 <= restate <= 1.0:
         raise ValueError(f"restate must be in [0, 1], got {restate}")
     if length < 2 * premises + 2 + 5:
@@ -185,9 +187,9 @@ def _check(process: str, premises: int, restate: float, length: int) -> None:
 
 def _begin(draft: Draft, rng: np.random.Generator, premises: int) -> _Book:
     names, values = _names(rng, premises)
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     book = _Book(draft, rng, names, values)
-    draft.say(V.COT)
+    draft.say(vocab.COT)
     draft.part("trace")
     return book
 
@@ -233,7 +235,7 @@ def verify(
     _trace(book, rng, process, restate, max(prompt_length + 5, int(length * (1 - share)) - 1))
     lines = list(book.answers)
     draft.part("check")
-    draft.say(V.FIN)
+    draft.say(vocab.FIN)
     order: list[int] = []
     while len(draft) + 3 <= length:
         order = order or rng.permutation(len(lines)).tolist()

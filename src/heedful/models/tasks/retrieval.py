@@ -15,12 +15,12 @@ Zipf-bigram process holds sentences ``; ... ;`` at uniform depths.
 | ``vt`` | three chains ``; K_a ^ v ;`` ``; K_b ^ K_a ;`` of two to four links | ``<q> K_b <a> K_a* v*`` |
 | ``twohop`` | pairs ``; K K' ;`` and ``; K' v ;`` | ``<q> K <a> K'* v*`` |
 | ``copy`` | three spans ``; <m> K w1 .. wn ;`` of filler words | ``<q> K <a> w1* .. wn*`` |
-| ``marked`` | marked ``; <m> K v v' ;`` among unmarked ``; K v v' ;``, some of the same key | ``<q> K <a> v* v'*`` |
+| ``marked`` | marked ``; <m> K v v' ;`` among unmarked, some of the same key | ``<q> K <a> v* v'*`` |
 
 Option ``protocol``: ``"aware"`` and ``"agnostic"`` give the same tokens, with the spans ``context``,
 ``question`` and ``answer`` (an experiment that evicts without knowing the question does so where ``context``
-ends); ``"reask"`` adds a second question and answer about something else. Option ``questions`` sets the number
-of questions directly.
+ends); ``"reask"`` adds a second question and answer about something else. Option ``questions`` sets the
+number of questions directly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import vocabulary as V
+from . import vocabulary as vocab
 from .filler import scatter, words
 from .item import Draft, Item, Need
 
@@ -78,7 +78,7 @@ def _compose(
     """Write the context, then the questions with their answers."""
     asked = sum(len(q.tokens) + len(q.answer) + 2 for q in questions)
     draft = Draft("context")
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     room = length - asked - 2
     if sum(map(len, sentences)) > room:
         raise ValueError(f"length {length} is too short for {task} with {len(questions)} questions")
@@ -86,8 +86,8 @@ def _compose(
     prompt_length = 0
     for question in questions:
         draft.part("question")
-        here = draft.say(V.QUESTION) + 1
-        draft.say(*question.tokens, V.ANSWER)
+        here = draft.say(vocab.QUESTION) + 1
+        draft.say(*question.tokens, vocab.ANSWER)
         prompt_length = prompt_length or len(draft)
         draft.part("answer")
         for word in question.answer:
@@ -95,20 +95,20 @@ def _compose(
             if word.asked >= 0:
                 needs.append((here + word.asked,))
             draft.answer(word.token, *needs)
-    draft.say(V.EOS)
+    draft.say(vocab.EOS)
     return draft.item(task, prompt_length)
 
 
 def _names(rng: np.random.Generator, count: int) -> list[int]:
-    return (rng.permutation(V.NAMES)[:count] + V.FIRST_NAME).tolist()
+    return (rng.permutation(vocab.NAMES)[:count] + vocab.FIRST_NAME).tolist()
 
 
 def _values(rng: np.random.Generator, count: int) -> list[int]:
-    return rng.integers(V.FIRST_VALUE, V.FIRST_OPERATOR, size=count).tolist()
+    return rng.integers(vocab.FIRST_VALUE, vocab.FIRST_OPERATOR, size=count).tolist()
 
 
 def _sentence(*tokens: int) -> list[int]:
-    return [V.SEMICOLON, *tokens, V.SEMICOLON]
+    return [vocab.SEMICOLON, *tokens, vocab.SEMICOLON]
 
 
 def _asked(rng: np.random.Generator, among: int, count: int) -> list[int]:
@@ -129,13 +129,17 @@ def _keys(
     return _compose(task, rng, length, sentences, questions, value_share)
 
 
-def niah1(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
+def niah1(
+    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
+) -> Item:
     """One needle in filler (one per question, if there are several)."""
     count = count_questions(protocol, questions)
     return _keys("niah1", rng, length, count, count)
 
 
-def niah2(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
+def niah2(
+    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
+) -> Item:
     """One needle in filler that contains values itself."""
     count = count_questions(protocol, questions)
     return _keys("niah2", rng, length, count, count, value_share=1 / 8)
@@ -150,7 +154,7 @@ def mk2(rng: np.random.Generator, length: int, protocol: str = "aware", question
     """As many needles as fit in nine tenths of the context, at most 96."""
     count = count_questions(protocol, questions)
     room = length - 2 - 5 * count
-    return _keys("mk2", rng, length, max(1, min(V.NAMES, int(0.9 * room) // 5)), count)
+    return _keys("mk2", rng, length, max(1, min(vocab.NAMES, int(0.9 * room) // 5)), count)
 
 
 def mk3(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
@@ -169,19 +173,19 @@ def mk3(rng: np.random.Generator, length: int, protocol: str = "aware", question
 
 
 def mv(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
-    """A key with two to four values, to be listed in order; another key as decoy (the next question, if any)."""
+    """A key with two to four values, to be listed in order; another key is decoy (or asked next)."""
     count = count_questions(protocol, questions)
     groups = max(2, count)
     names = _names(rng, groups)
     sentences: list[list[int]] = []
     members: list[list[int]] = []
     for name in names:
-        values = rng.permutation(V.VALUES)[: int(rng.integers(2, 5))] + V.FIRST_VALUE
+        values = rng.permutation(vocab.VALUES)[: int(rng.integers(2, 5))] + vocab.FIRST_VALUE
         members.append(list(range(len(sentences), len(sentences) + len(values))))
         sentences.extend(_sentence(name, int(v)) for v in values)
     # The answer is in order of appearance: place the context first, then read the order off.
     draft = Draft("context")
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     answers = sum(len(members[i]) + 3 for i in range(count))
     room = length - answers - 2
     if sum(map(len, sentences)) > room:
@@ -190,12 +194,12 @@ def mv(rng: np.random.Generator, length: int, protocol: str = "aware", questions
     prompt_length = 0
     for i in range(count):
         draft.part("question")
-        draft.say(V.QUESTION, names[i], V.ANSWER)
+        draft.say(vocab.QUESTION, names[i], vocab.ANSWER)
         prompt_length = prompt_length or len(draft)
         draft.part("answer")
         for start in sorted(starts[m] for m in members[i]):
             draft.answer(draft.tokens[start + 2], (start + 2,))
-    draft.say(V.EOS)
+    draft.say(vocab.EOS)
     return draft.item("mv", prompt_length)
 
 
@@ -210,9 +214,7 @@ def mq(rng: np.random.Generator, length: int, protocol: str = "aware", questions
         answer = [
             word
             for at, i in enumerate(chosen)
-            for word in (
-                _Word(names[i], asked=at), _Word(first[i], ((i, 2),)), _Word(second[i], ((i, 3),)),
-            )  # fmt: skip
+            for word in (_Word(names[i], asked=at), _Word(first[i], ((i, 2),)), _Word(second[i], ((i, 3),)))
         ]
         asked.append(_Question([names[i] for i in chosen], answer))
     sentences = [_sentence(*line) for line in zip(names, first, second)]
@@ -230,14 +232,16 @@ def vt(rng: np.random.Generator, length: int, protocol: str = "aware", questions
     for link, value in zip(links, _values(rng, chains)):
         own, names = names[:link], names[link:]
         base = len(sentences)
-        sentences.append(_sentence(own[0], V.LINK, value))
-        sentences.extend(_sentence(own[i], V.LINK, own[i - 1]) for i in range(1, link))
+        sentences.append(_sentence(own[0], vocab.LINK, value))
+        sentences.extend(_sentence(own[i], vocab.LINK, own[i - 1]) for i in range(1, link))
         hops = [_Word(own[i - 1], ((base + i, 3),)) for i in range(link - 1, 0, -1)]
         asked.append(_Question([own[-1]], [*hops, _Word(value, ((base, 3),))]))
     return _compose("vt", rng, length, sentences, [asked[i] for i in _asked(rng, chains, count)])
 
 
-def twohop(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
+def twohop(
+    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
+) -> Item:
     """Four pairs of pairs: the answer to the first hop is the key of the second."""
     count = count_questions(protocol, questions)
     pairs = max(4, count)
@@ -245,22 +249,22 @@ def twohop(rng: np.random.Generator, length: int, protocol: str = "aware", quest
     sentences = [_sentence(names[i], names[pairs + i]) for i in range(pairs)]
     sentences += [_sentence(names[pairs + i], values[i]) for i in range(pairs)]
     asked = [
-        _Question(
-            [names[i]], [_Word(names[pairs + i], ((i, 2),)), _Word(values[i], ((pairs + i, 2),))]
-        )
+        _Question([names[i]], [_Word(names[pairs + i], ((i, 2),)), _Word(values[i], ((pairs + i, 2),))])
         for i in _asked(rng, pairs, count)
     ]
     return _compose("twohop", rng, length, sentences, asked)
 
 
-def copy(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
+def copy(
+    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
+) -> Item:
     """Three marked spans of 6 to 12 filler words (4 to 6 under 128 tokens); quote one."""
     count = count_questions(protocol, questions)
     spans = max(3, count)
     low, high = (6, 13) if length >= 128 else (4, 7)
     names = _names(rng, spans)
     quotes = [words(rng, int(n)) for n in rng.integers(low, high, size=spans)]
-    sentences = [_sentence(V.MARK, name, *quote) for name, quote in zip(names, quotes)]
+    sentences = [_sentence(vocab.MARK, name, *quote) for name, quote in zip(names, quotes)]
     asked = [
         _Question([names[i]], [_Word(word, ((i, 3 + at),)) for at, word in enumerate(quotes[i])])
         for i in _asked(rng, spans, count)
@@ -284,7 +288,7 @@ def marked(
     names = _names(rng, marks + decoys - same)
     others = names[:same] + names[marks:]
     first, second = _values(rng, marks + decoys), _values(rng, marks + decoys)
-    sentences = [_sentence(V.MARK, names[i], first[i], second[i]) for i in range(marks)]
+    sentences = [_sentence(vocab.MARK, names[i], first[i], second[i]) for i in range(marks)]
     sentences += [_sentence(names_, first[marks + i], second[marks + i]) for i, names_ in enumerate(others)]
     asked = [
         _Question([names[i]], [_Word(first[i], ((i, 3),)), _Word(second[i], ((i, 4),))])
@@ -298,8 +302,8 @@ def early(
 ) -> Item:
     """A question hidden among needles, then ``tail`` (least, most) tokens of filler, then ``<a> v* v'*``.
 
-    ``needles`` sentences ``; K v v' ;`` (default: one per 24 tokens, at most 24) and one ``; <q> K ;`` stand at
-    random depths; the end of the prompt says nothing about the question.
+    ``needles`` sentences ``; K v v' ;`` (default: one per 24 tokens, at most 24) and one ``; <q> K ;`` stand
+    at random depths; the end of the prompt says nothing about the question.
     """
     least, most = tail
     if not 0 <= least <= most:
@@ -309,22 +313,24 @@ def early(
         raise ValueError(f"needles must be at least 1, got {needles}")
     names, first, second = _names(rng, count), _values(rng, count), _values(rng, count)
     sentences = [_sentence(*line) for line in zip(names, first, second)]
-    sentences.append(_sentence(V.QUESTION, names[0]))
+    sentences.append(_sentence(vocab.QUESTION, names[0]))
     gap = int(rng.integers(least, most + 1))
     room = length - gap - 5
     if sum(map(len, sentences)) > room:
-        raise ValueError(f"length {length} is too short for early with {count} needles and {gap} tokens of tail")
+        raise ValueError(
+            f"length {length} is too short for early with {count} needles and {gap} tokens of tail"
+        )
     draft = Draft("context")
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     starts = scatter(draft, rng, sentences, room)
     draft.part("filler")
     draft.say_all(words(rng, gap))
     draft.part("question")
-    draft.say(V.ANSWER)
+    draft.say(vocab.ANSWER)
     draft.part("answer")
     prompt_length = len(draft)
     question = (starts[-1] + 2,)
     draft.answer(first[0], (starts[0] + 2,), question)
     draft.answer(second[0], (starts[0] + 3,), question)
-    draft.say(V.EOS)
+    draft.say(vocab.EOS)
     return draft.item("early", prompt_length)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import vocabulary as V
+from . import vocabulary as vocab
 from .item import Draft, Item
 
 _FIXED = 6
@@ -37,15 +37,15 @@ class _Node:
 
 def _tree(rng: np.random.Generator, length: int) -> tuple[_Node, list[_Node]]:
     """A random tree whose tour fits into ``length`` tokens; the root, and all nodes in order of creation."""
-    names = (rng.permutation(V.NAMES) + V.FIRST_NAME).tolist()
-    values = rng.integers(V.FIRST_VALUE, V.FIRST_OPERATOR, size=V.NAMES).tolist()
+    names = (rng.permutation(vocab.NAMES) + vocab.FIRST_NAME).tolist()
+    values = rng.integers(vocab.FIRST_VALUE, vocab.FIRST_OPERATOR, size=vocab.NAMES).tolist()
     nodes = [_Node(names[0], values[0])]
     leaves = [nodes[0]]
     size = _FIXED + _LEAF
     while True:
         children = int(rng.integers(2, 4))
         size += 5 + (_CHILD + _LEAF) * children - _LEAF
-        if size > length or len(nodes) + children > V.NAMES:
+        if size > length or len(nodes) + children > vocab.NAMES:
             break
         node = leaves.pop(int(rng.integers(len(leaves))))
         for _ in range(children):
@@ -61,27 +61,27 @@ def tour(rng: np.random.Generator, length: int) -> Item:
     """A tree with nodes of two or three children, as large as fits (at most 96 nodes), and its tour."""
     root, nodes = _tree(rng, length)
     draft = Draft("context")
-    draft.say(V.BOS)
+    draft.say(vocab.BOS)
     for at in rng.permutation(len(nodes)).tolist():
         node = nodes[at]
         node.line = draft.say(node.name)
         if node.children:
-            draft.say(V.DOWN, *(child.name for child in node.children), V.SEMICOLON)
+            draft.say(vocab.DOWN, *(child.name for child in node.children), vocab.SEMICOLON)
         else:
-            draft.say(node.value, V.SEMICOLON)
-    draft.say(V.COT)
+            draft.say(node.value, vocab.SEMICOLON)
+    draft.say(vocab.COT)
     entered = {root.name: draft.say(root.name)}
     mentioned = dict(entered)
     prompt_length = len(draft)
     draft.part("trace")
-    total, total_at = V.FIRST_VALUE, -1
+    total, total_at = vocab.FIRST_VALUE, -1
     # What is left to visit: (node, its parent, its index among the parent's children).
     path: list[tuple[_Node, int]] = []
     node = root
     while True:
         if node.children:
             seen = mentioned[node.name]
-            draft.answer(V.DOWN, (node.line + 1,), last_use=seen)
+            draft.answer(vocab.DOWN, (node.line + 1,), last_use=seen)
             child = node.children[0]
             entered[child.name] = draft.answer(child.name, (node.line + 2,), last_use=seen)
             mentioned[child.name] = entered[child.name]
@@ -89,13 +89,13 @@ def tour(rng: np.random.Generator, length: int) -> Item:
             node = child
             continue
         draft.answer(node.value, (node.line + 1,), last_use=mentioned[node.name])
-        total = V.add(total, node.value)
+        total = vocab.add(total, node.value)
         total_at = draft.answer(total, *(((total_at,),) if total_at >= 0 else ()), last_use=total_at)
         while path:
             parent, index = path.pop()
             seen = mentioned[parent.name]
             # Going on up after ";" takes knowing that the node is not the root.
-            draft.answer(V.UP, *(((entered[root.name],),) if node.children else ()))
+            draft.answer(vocab.UP, *(((entered[root.name],),) if node.children else ()))
             mentioned[node.name] = draft.answer(node.name, last_use=mentioned[node.name])
             copies = (parent.line, entered[parent.name])
             mentioned[parent.name] = draft.answer(parent.name, copies, last_use=seen)
@@ -106,9 +106,9 @@ def tour(rng: np.random.Generator, length: int) -> Item:
                 mentioned[node.name] = entered[node.name]
                 path.append((parent, index + 1))
                 break
-            draft.answer(V.SEMICOLON, following, last_use=seen)
+            draft.answer(vocab.SEMICOLON, following, last_use=seen)
             node = parent
         else:
-            draft.answer(V.FIN, (entered[root.name],), last_use=entered[root.name])
+            draft.answer(vocab.FIN, (entered[root.name],), last_use=entered[root.name])
             draft.answer(total, (total_at,), last_use=total_at)
             return draft.item("tour", prompt_length)
