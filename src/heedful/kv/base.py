@@ -150,22 +150,26 @@ class Policy:
     def decoded(self, slots: Slots, seen: Seen) -> None:
         """One layer has attended to one new token."""
 
-    def cache_for(self, model: Any) -> EvictingCache:
+    def cache_for(self, model: Any, capacity: int | None = None) -> EvictingCache:
         """A cache for one generation of an unmodified Hugging Face model: pass it as ``past_key_values``.
 
         Switches the model's attention to ours, which leaves every other cache's results as they are.
+
+        Args:
+            model: the model.
+            capacity: entries per head to preallocate, where it is known how many there will be; None grows as needed.
 
         Raises ValueError for a model that is not supported, in one line that says why.
         """
         from heedful.kv.cache import EvictingCache
 
-        return EvictingCache(self, model)
+        return EvictingCache(self, model, capacity)
 
-    def on(self, model: Any) -> Any:
+    def on(self, model: Any, capacity: int | None = None) -> Any:
         """A context manager that yields :meth:`cache_for` and restores the model's attention at the end."""
         from heedful.kv.cache import restored
 
-        return restored(self, model)
+        return restored(self, model, capacity)
 
 
 @dataclass(frozen=True)

@@ -272,11 +272,11 @@ class EvictingCache(Cache):
 
 
 @contextmanager
-def restored(policy: Policy, model: Any) -> Iterator[EvictingCache]:
-    """Yields ``policy.cache_for(model)``; at the end the model's attention implementation is what it was."""
+def restored(policy: Policy, model: Any, capacity: int | None = None) -> Iterator[EvictingCache]:
+    """Yields ``policy.cache_for(model, capacity)``; at the end the model's attention implementation is what it was."""
     before = model.config._attn_implementation
     try:
-        yield EvictingCache(policy, model)
+        yield EvictingCache(policy, model, capacity)
     finally:
         model.set_attn_implementation(before)
 

@@ -109,7 +109,8 @@ def _play_batch(
         nats[rows[here], at[here]] = -taken.cpu().numpy()[here]
         return np.where(here, best, truth) if free else truth
 
-    with policy.on(model) as cache:
+    bounds = np.array([(0, *e.parts, len(e.tokens)) for e in episodes])
+    with _cache(model, policy, int(np.diff(bounds).max(axis=0).sum())) as cache:
         ends = np.zeros(size, dtype=np.int64)
         mask = np.zeros((size, 0), dtype=np.int64)
         logits = torch.empty(0)
@@ -146,6 +147,11 @@ def _play_batch(
         usage = cache.usage()
     for i, length in enumerate(lengths):
         yield Played(correct[i, :length], nats[i, :length], usage, seconds, (steps - 1) * size)
+
+
+def _cache(model: Any, policy: Policy, tokens: int) -> Any:
+    """``policy.on(model)``; the full cache gets room for exactly so many tokens, so that it is not charged for more."""
+    return policy.on(model, tokens if isinstance(policy, Full) else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +221,7 @@ def faithfulness(model: Any, policy: Policy, expected: Reference, stop: Sequence
     """
     steps = len(expected.tokens)
     total, agree = 0.0, 0
-    with policy.on(model) as cache:
+    with _cache(model, policy, len(expected.prompt) + steps) as cache:
         feed = expected.prompt[None]
         for step in range(steps):
             logits = model(feed, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
@@ -236,7 +242,7 @@ def _greedy(
 ) -> tuple[Tensor, Tensor, Usage, float]:
     tokens: list[Tensor] = []
     logprobs: list[Tensor] = []
-    with policy.on(model) as cache:
+    with _cache(model, policy, len(prompt) + max_new_tokens) as cache:
         feed = prompt[None]
         began = 0.0
         for step in range(max_new_tokens):
