@@ -15,7 +15,7 @@ from scipy import stats
 
 import heedful.lab as lab
 from heedful.lab import intervals
-from heedful.lab.judge import Verdict, verdict
+from heedful.lab.judge import Verdict, _select, verdict
 
 METRICS = (
     lab.Metric("reward", "1", "higher", "more is better"),
@@ -119,7 +119,7 @@ def test_relative_effects_cover(n: int, make: str) -> None:
             return intervals.t_interval(effects, controls)
         return intervals.bootstrap_interval(effects, controls, rng)
 
-    assert coverage(once, 0.25) == pytest.approx(0.95, abs=MONTE_CARLO)
+    assert coverage(once, 0.25, times=400) == pytest.approx(0.95, abs=1.5 * MONTE_CARLO)
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.6])
@@ -134,17 +134,17 @@ def test_block_bootstrap_covers_autocorrelated_logs(phi: float) -> None:
             series[index] = last = phi * last + shock
         return intervals.block_interval(series[100:] + 0.3, None, rng)
 
-    found = coverage(once, 0.3, times=150)
-    assert 0.89 <= found <= 0.99
+    found = coverage(once, 0.3, times=100)
+    assert 0.87 <= found <= 0.99
 
 
 def test_bootstrap_agrees_with_a_plain_one() -> None:
     rng = np.random.default_rng(3)
     effects = rng.exponential(1.0, 200)
-    means = sorted(float(np.mean([effects[i] for i in rng.integers(200, size=200)])) for _ in range(4000))
+    means = sorted(float(np.mean([effects[i] for i in rng.integers(200, size=200)])) for _ in range(2000))
     low, high = intervals.bootstrap_interval(effects, None, np.random.default_rng(0))
-    width = means[3899] - means[99]
-    assert (low, high) == pytest.approx((means[99], means[3899]), abs=0.06 * width)
+    width = means[1949] - means[49]
+    assert (low, high) == pytest.approx((means[49], means[1949]), abs=0.08 * width)
 
 
 def test_block_bootstrap_of_single_entries_is_the_bootstrap() -> None:
@@ -228,6 +228,35 @@ def test_lower_is_better_turns_the_sign() -> None:
     assert decide(rows, metric="loss").effect == pytest.approx(3.1 / 3)
     assert decide(rows, metric="loss", relative=True).effect == pytest.approx(3.1 / 6.1)
     assert decide(paired([1.0, 1.1], [2.0, 2.0], "size"), metric="size").effect == pytest.approx(-0.95)
+
+
+@pytest.mark.parametrize(
+    ("column", "wanted", "items"),
+    [
+        ("share", [0.25, 1], 2),
+        ("share", 1, 1),
+        ("count", 2.0, 1),
+        ("count", [1, 2], 2),
+        ("flag", True, 1),
+        ("flag", None, 1),
+        ("flag", [None, False], 2),
+        ("text", ("a", "c"), 2),
+        ("text", None, 0),
+        ("nothing", None, 3),
+        ("nothing", "x", 0),
+        ("count", "x", 0),
+        ("flag", 1, 1),
+    ],
+)
+def test_conditions_select_rows(column: str, wanted: Any, items: int) -> None:
+    columns = {
+        "share": [0.25, 0.5, 1.0],
+        "count": [1, 2, 3],
+        "flag": [True, False, None],
+        "text": ["a", "b", "c"],
+    }
+    rows = pl.DataFrame(columns).with_columns(nothing=None)
+    assert len(_select(rows, {column: wanted})) == items
 
 
 def test_number_as_control() -> None:

@@ -181,11 +181,13 @@ def test_damaged_part_is_measured_again(tmp_path: Path, log: Path, uninterrupted
 
 def test_complete_run_measures_nothing_again(tmp_path: Path, log: Path) -> None:
     first = run(toy_sweep.experiment, "smoke", workers=1, out=tmp_path)
-    before = executions(log)
-    again = run(toy_sweep.experiment, "smoke", workers=1, out=tmp_path)
+    before, meta = executions(log), results.meta(first.run_dir)
+    again = run(toy_sweep.experiment, "smoke", workers=2, out=tmp_path)
     assert (again.done, again.resumed) == (0, 6)
     assert executions(log) == before
     assert again.verdicts == first.verdicts
+    assert results.meta(first.run_dir) == meta
+    assert [invocation["measured"] for invocation in meta["invocations"]] == [6]
     assert results.list_runs(tmp_path) == [first.run_dir]
 
 

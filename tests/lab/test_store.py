@@ -219,7 +219,7 @@ def test_atomic_write_replaces_whole_files(tmp_path: Path) -> None:
 
 
 def test_cheap_cells_cost_little(tmp_path: Path) -> None:
-    """0.2 ms of the workbench's own time are allowed; this is processor time, with room for a busy machine."""
+    """0.2 ms of the workbench's own time are allowed; this is processor time, for a busy machine."""
     settings: dict[str, Any] = {"workers": 1, "overrides": {"items": 1}}
     run(toy_sweep.experiment, "smoke", seeds=2, out=tmp_path / "warm", **settings)
     begun = time.process_time()

@@ -172,16 +172,16 @@ def _decide(claim: Claim, low: float, high: float) -> Status:
 
 
 def _select(rows: pl.DataFrame, where: Where) -> pl.DataFrame:
-    """The rows that satisfy every condition."""
+    """The rows that satisfy every condition, by Python's equality: 1 selects 1.0."""
     for name, wanted in where.items():
         if name not in rows.columns:
             raise _NotMeasuredError(f"no row has a column {name!r}")
         values = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else list(wanted)
         if rows.schema[name] == pl.String:
             values = [None if value is None else text(value) for value in values]
-        empty = pl.col(name).is_null() if None in values else pl.lit(False)
-        filled = [value for value in values if value is not None]
-        rows = rows.filter((pl.col(name).is_in(filled) if filled else pl.lit(False)) | empty)
+        present = rows[name].unique()
+        chosen = pl.Series([value for value in present if value in values], dtype=present.dtype)
+        rows = rows.filter(pl.col(name).is_in(chosen.implode(), nulls_equal=True))
     return rows
 
 

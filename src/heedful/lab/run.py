@@ -10,19 +10,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from heedful.lab import results, wire
 from heedful.lab.declare import Cell, Experiment, canonical
 from heedful.lab.errors import LabError
-from heedful.lab.identity import Identity, Reference, identify, locate
+from heedful.lab.identity import identify, locate
 from heedful.lab.judge import Verdict, judge
-from heedful.lab.machine import available_cpus, commit, machine, versions
+from heedful.lab.machine import available_cpus
+from heedful.lab.record import Record
 from heedful.lab.results import MEASURE, TUNE
 from heedful.lab.rows import Columns
-from heedful.lab.store import META, TUNED, Store, write_json
+from heedful.lab.store import TUNED, Store, write_json
 from heedful.lab.tuning import Tuned, candidates, choose
 from heedful.lab.workers import Executor, LocalWorkers
 
@@ -38,7 +38,7 @@ class Progress:
         done: cells of the stage that have ended, those of earlier invocations included.
         total: cells of the stage.
         failed: cells of this invocation that failed.
-        eta_s: estimated seconds until the stage ends; None while nothing has ended.
+        eta_s: estimated seconds until the stage ends; None while nothing is known to be done.
     """
 
     stage: str
@@ -176,7 +176,7 @@ def run(
     count = workers or available_cpus()
     try:
         store = Store(run_dir, columns)
-        record = _Record(experiment, scale, identity, reference, count, run_dir)
+        record = Record(experiment, scale, identity, reference, count, run_dir)
         start = wire.Start(
             reference, params, device, identity.code, home / "artifacts", store.scratch, os.getpid()
         )
@@ -196,9 +196,9 @@ def run(
         finally:
             executor.close()
             store.close()
-            record.close(work.counts())
+            record.close(work.counts(), work.measured)
     except OSError as error:
-        raise LabError(f"cannot write the run's folder {run_dir}: {error}") from error
+        raise LabError(f"the run in {run_dir} stopped: {error}") from error
     return RunResult(
         run_dir,
         verdicts,
@@ -209,59 +209,6 @@ def run(
         tuple(store.notices),
         complete,
     )
-
-
-class _Record:
-    """The run's ``meta.json``: written when an invocation begins, and again when it ends."""
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        scale: str,
-        identity: Identity,
-        reference: Reference,
-        workers: int,
-        run_dir: Path,
-    ) -> None:
-        self._path = run_dir / META
-        self._begun = time.monotonic()
-        try:
-            earlier = float(results.meta(run_dir).get("seconds", 0.0))
-        except LabError:
-            earlier = 0.0
-        self.content: dict[str, Any] = {
-            "slug": experiment.slug,
-            "room": experiment.room,
-            "title": experiment.title,
-            "scale": scale,
-            "run_id": identity.run_id,
-            "params": dict(identity.params),
-            "device": identity.device,
-            "inputs": dict(identity.inputs),
-            "sources": dict(identity.sources),
-            "version": experiment.version,
-            "versions": versions(),
-            "machine": machine(),
-            "commit": commit(reference.folder),
-            "workers": workers,
-            "metrics": [asdict(metric) for metric in experiment.metrics],
-            "dimensions": list(experiment.dimensions),
-            "started": _now(),
-            "finished": None,
-            "seconds": earlier,
-            "complete": False,
-            "cells": {},
-            "tuned": {},
-            "verdicts": [],
-            "values_sha256": "",
-        }
-        write_json(self._path, self.content)
-
-    def close(self, cells: Mapping[str, int]) -> None:
-        """Add how long the invocation took, to what earlier ones took, and how many cells there are."""
-        self.content["seconds"] += time.monotonic() - self._begun
-        self.content |= {"finished": _now(), "cells": dict(cells)}
-        write_json(self._path, self.content)
 
 
 class _Work:
@@ -342,7 +289,8 @@ class _Work:
             now = time.monotonic()
             if self._progress and (now - reported > _REPORT_S or ended == len(todo)):
                 reported = now
-                eta_s = (now - begun) / ended * (len(todo) - ended) if ended else None
+                work = ended + self._executor.underway
+                eta_s = (now - begun) / work * (len(todo) - work) if work else None
                 self._progress(Progress(label, before + ended, len(cells), len(self.failed), eta_s))
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
@@ -374,7 +322,3 @@ def _deferred_interrupt() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,8 +8,8 @@ what came out. One process writes a run at a time; a finished cell is durable wi
 from __future__ import annotations
 
 import fcntl
+import io
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -135,8 +135,9 @@ class Store:
                 *(column(name, [cell.get(name) for cell, _ in listed]) for name in names),
             ]
         )
-        frame.write_parquet(temporary := self.run_dir / f"{CELLS}.{os.getpid()}.tmp")
-        os.replace(temporary, self.run_dir / CELLS)
+        data = io.BytesIO()
+        frame.write_parquet(data)
+        write_atomic(self.run_dir / CELLS, data.getvalue())
         known = {cell.id for cell, _ in listed}
         self.failures = {cell: reason for cell, reason in self.failures.items() if cell in known}
 

@@ -50,6 +50,11 @@ class Outcome:
 class Executor(Protocol):
     """Measures cells somewhere."""
 
+    @property
+    def underway(self) -> float:
+        """How many cells' worth of work is done in the cells that have not ended, as far as they tell."""
+        ...
+
     def run(
         self, cells: Sequence[Cell], tuned: Mapping[str, Mapping[str, Scalar]], *, alone: bool = False
     ) -> Iterator[Outcome | None]:
@@ -95,6 +100,7 @@ class _Worker:
         self.waited_from: float | None = None
         self.size = 1
         self.reported = 0
+        self.fraction = 0.0
         self._buffer = bytearray()
         self.send(start)
 
@@ -176,6 +182,11 @@ class LocalWorkers:
         self._selector = selectors.DefaultSelector()
         self._failed_starts = 0
 
+    @property
+    def underway(self) -> float:
+        """See :attr:`Executor.underway`."""
+        return sum(worker.fraction for worker in self._workers)
+
     def run(
         self, cells: Sequence[Cell], tuned: Mapping[str, Mapping[str, Scalar]], *, alone: bool = False
     ) -> Iterator[Outcome | None]:
@@ -231,7 +242,7 @@ class LocalWorkers:
         for message in messages:
             match message:
                 case wire.Done(measured, error, seconds):
-                    worker.since, worker.waited_from = now, None
+                    worker.since, worker.waited_from, worker.fraction = now, None, 0.0
                     worker.reported += 1
                     yield Outcome(worker.batch.popleft(), measured, error, seconds)
                 case wire.Idle():
@@ -241,6 +252,8 @@ class LocalWorkers:
                     worker.batch.clear()
                 case wire.Began():
                     worker.began, worker.since, worker.waited_from = True, now, None
+                case wire.Fraction(fraction):
+                    worker.fraction = min(max(fraction, 0.0), 1.0)
                 case wire.Waiting(True):
                     worker.waited_from = now
                 case wire.Waiting(False):

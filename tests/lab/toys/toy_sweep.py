@@ -36,15 +36,15 @@ def misbehave(cell: lab.Cell, ctx: lab.Context) -> None:
             (ctx.scratch / "checkpoint").write_text("half way")
             os.kill(os.getpid(), signal.SIGKILL)
         case "build":
-            ctx.artifact("slow", lambda folder: time.sleep(3.0))
+            ctx.artifact("slow", lambda folder: time.sleep(2.0))
         case "wait for build":
             while not list(Path(os.environ["TOY_RUNS"]).glob("*/artifacts/*.tmp")):
                 time.sleep(0.01)
             ctx.artifact("slow", lambda folder: None)
         case "slow cell":
-            for step in range(8):
-                ctx.progress(step / 8)
-                time.sleep(0.3)
+            for step in range(6):
+                ctx.progress(step / 6)
+                time.sleep(0.2)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "segfault":
