@@ -246,7 +246,7 @@ def test_uniform_attention_keeps_the_oldest_without_a_recent_part() -> None:
 
 
 def test_uniform_attention_makes_means_tie_so_that_age_decides() -> None:
-    """Every entry receives the same from every query that sees it: the mean knows no age; ties keep the newer."""
+    """Every entry receives the same from every query that sees it: means tie, and ties keep the newer."""
     policy = H2O(6, recent=0, statistic="mean")
     received = torch.arange(12, 0, -1, dtype=torch.float64) / 8
     slots = fed(policy, [torch.full((1, 1, 1, 7), 1 / 8, dtype=torch.float64)] * 4, received.expand(1, 1, 12))
