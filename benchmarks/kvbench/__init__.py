@@ -1,0 +1,236 @@
+"""What the kv benchmarks share: a random-weight model, caches filled directly, timing, result files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import Cache, LlamaConfig, LlamaForCausalLM
+
+from heedful.kv import EvictingCache, Policy
+from heedful.kv.slots import Slots
+
+RESULTS = Path(__file__).parents[1] / "results"
+LAYERS, HEADS, KV_HEADS, HEAD_DIM = 12, 8, 4, 64
+TOKEN = torch.tensor([[5]])
+
+
+def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
+    """The command line: ``--quick``, ``--threads`` and the script's own options, as ``name=default``."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small, to see that it runs; nothing is written")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    for name, default in options.items():
+        several = isinstance(default, list)
+        kind = type(default[0] if several else default)
+        parser.add_argument(f"--{name}", type=kind, default=default, nargs="+" if several else None)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    transformers.logging.set_verbosity_error()
+    return given
+
+
+def llama() -> LlamaForCausalLM:
+    """51 M parameters with random weights in float32: 12 layers of width 512, 8 heads of 64, 4 KV heads."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=HEADS * HEAD_DIM,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        intermediate_size=1376,
+        vocab_size=32_000,
+        tie_word_embeddings=True,
+        max_position_embeddings=65_536,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def random_entries(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random keys and values of one layer, ``[1, KV heads, count, head dim]`` each."""
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, 1, KV_HEADS, count, HEAD_DIM, generator=generator)
+    return keys, values
+
+
+def filled(model: LlamaForCausalLM, policy: Policy, context: int, slots: int, capacity: int) -> EvictingCache:
+    """A cache that has seen ``context`` tokens and holds a random ``slots`` of them per layer and KV head.
+
+    Args:
+        model: from :func:`llama`.
+        policy: what decides from now on.
+        context: tokens seen.
+        slots: entries held.
+        capacity: entries to preallocate per head before any is dropped.
+    """
+    cache = EvictingCache(policy, model, capacity=capacity)
+    for index, layer in enumerate(cache.layers):
+        keys, values = random_entries(context, index)
+        layer.lazy_initialization(keys, values)
+        held: Slots = layer.slots
+        held.append(keys, values)
+        held.fresh = False
+        if slots < context:
+            lots = torch.rand(1, KV_HEADS, context, generator=torch.Generator().manual_seed(index))
+            held.keep(lots.argsort(dim=-1).argsort(dim=-1) < slots)
+    return cache
+
+
+def native(cache: Cache, context: int) -> Cache:
+    """A Hugging Face cache, filled with ``context`` random entries per layer."""
+    for index in range(len(cache.layers)):
+        cache.update(*random_entries(context, index), index)
+    return cache
+
+
+def use(model: LlamaForCausalLM, cache: Cache) -> None:
+    """Sets the attention implementation that suits the cache: ours, or SDPA for Hugging Face's own caches."""
+    model.set_attn_implementation("heedful" if isinstance(cache, EvictingCache) else "sdpa")
+
+
+def decode(model: LlamaForCausalLM, cache: Cache, steps: int) -> float:
+    """Seconds that ``steps`` decode steps take, the output layer included."""
+    use(model, cache)
+    with torch.inference_mode():
+        begun = time.perf_counter()
+        for _ in range(steps):
+            model(TOKEN, past_key_values=cache)
+        return time.perf_counter() - begun
+
+
+def interleaved(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Each work's seconds per round. The order turns from round to round, so that a drift hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    for turn in range(rounds + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            taken = works[name]()
+            if turn:  # the first round warms up
+                seconds[name].append(taken)
+    return seconds
+
+
+def clock(work: Callable[[], Any]) -> Callable[[], float]:
+    """The work as one that returns its own seconds."""
+
+    def timed() -> float:
+        begun = time.perf_counter()
+        with torch.inference_mode():
+            work()
+        return time.perf_counter() - begun
+
+    return timed
+
+
+@contextmanager
+def stopwatch(owner: Any, name: str) -> Iterator[list[float]]:
+    """Seconds of each call of ``owner.name`` while the context is open."""
+    original: Callable[..., Any] = getattr(owner, name)
+    seconds: list[float] = []
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        begun = time.perf_counter()
+        result = original(*args, **kwargs)
+        seconds.append(time.perf_counter() - begun)
+        return result
+
+    with patch.object(owner, name, timed):
+        yield seconds
+
+
+def fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """The function's result, from a process that does nothing else."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def peak_growth(work: Callable[[], Any]) -> int:
+    """Bytes by which the work raises this process's peak resident size over its present size (Linux)."""
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    with torch.inference_mode():
+        work()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def ratio(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float]:
+    """Median and quartiles of the ratios within each round."""
+    ratios = [a / b for a, b in zip(of, to, strict=True)]
+    if len(ratios) == 1:
+        return ratios[0], ratios[0], ratios[0]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return middle, low, high
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def report(
+    title: str, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, note: str = "", part: str = ""
+) -> None:
+    """Prints the rows as a table and, unless ``--quick``, writes them to ``results/``.
+
+    Args:
+        title: the table's.
+        rows: all with the same keys.
+        given: the command line.
+        note: printed below the table.
+        part: tells the tables of one script apart.
+    """
+    table = Table(title=title, caption=note or None)
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if given.quick:
+        return
+    script = Path(sys.argv[0])
+    record = {
+        "command": " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]]),
+        "title": title,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{processor()}, {os.cpu_count()} cores, {given.threads} torch thread(s)",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "rows": [
+            {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
+            for row in rows
+        ],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    name = "-".join(filter(None, [script.stem, part, f"threads{given.threads}"]))
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
