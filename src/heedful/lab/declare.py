@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 Row = Mapping[str, Scalar]
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 
 
@@ -33,7 +34,7 @@ def canonical(value: Any) -> str:
     >>> canonical({"b": 1, "a": [0.5, None]})
     '{"a":[0.5,null],"b":1}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest(*parts: Any) -> str:

@@ -14,7 +14,7 @@ from scipy import special
 
 RESAMPLES = 2000
 _CONFIDENCE = 0.95
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 
 Interval = tuple[float, float]
 
