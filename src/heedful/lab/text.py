@@ -38,7 +38,7 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def effect(value: float | None, low: float | None, high: float | None, unit: str = "1") -> str:
-    """An effect with its interval, both to the interval's precision.
+    """An effect with its interval, both to the interval's precision and at most four significant digits.
 
     >>> effect(0.03127, 0.01181, 0.0507)
     '+0.031 [+0.012, +0.051]'
@@ -46,8 +46,10 @@ def effect(value: float | None, low: float | None, high: float | None, unit: str
     '-12.0 [-14.1, -10.2] tokens/s'
     >>> effect(0.25, 0.2, 0.3, "%")
     '+25.0 [+20.0, +30.0] %'
-    >>> effect(0.0, None, None), effect(None, None, None)
-    ('0', '–')
+    >>> effect(1 / 3, 1 / 3, 1 / 3 + 1e-12)
+    '+0.3333 [+0.3333, +0.3333]'
+    >>> effect(0.0, 0.0, 0.0), effect(0.0, None, None), effect(None, None, None)
+    ('+0 [+0, +0]', '0', '–')
     """
     if value is None or not math.isfinite(value):
         return MISSING
@@ -55,10 +57,15 @@ def effect(value: float | None, low: float | None, high: float | None, unit: str
     ending = "" if unit in ("1", "") else f" {unit}"
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return (f"+{number(factor * value)}" if value > 0 else number(factor * value)) + ending
-    width = factor * (high - low) / 2 or abs(factor * value)
-    places = min(8, max(0, 1 - math.floor(math.log10(width)))) if width else 0
+    width, size = factor * (high - low) / 2, factor * max(abs(value), abs(low), abs(high))
+    places = max(0, min(1 - _magnitude(width), 3 - _magnitude(size))) if size else 0
     middle, left, right = (f"{_unsigned_zero(factor * x, places):+,.{places}f}" for x in (value, low, high))
     return f"{middle} [{left}, {right}]{ending}"
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of a value's first digit; that of a thousandth of a millionth for anything smaller."""
+    return math.floor(math.log10(max(abs(value), 1e-9)))
 
 
 def _unsigned_zero(value: float, places: int) -> float:
@@ -69,14 +76,14 @@ def duration(seconds: float | None) -> str:
     """A length of time, coarse enough to read at a glance.
 
     >>> duration(0.034), duration(12.34), duration(75), duration(7300), duration(None)
-    ('0.03 s', '12.3 s', '1 min 15 s', '2 h 1 min', '–')
+    ('0.034 s', '12 s', '1 min 15 s', '2 h 1 min', '–')
     """
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     if seconds < 10:
-        return f"{seconds:.2f} s"
+        return f"{seconds:.2g} s"
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"

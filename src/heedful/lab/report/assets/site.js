@@ -14,15 +14,19 @@ function chartConfig() {
     font,
     axis: { ...text, gridColor: colour("--line"), domainColor: colour("--soft"), tickColor: colour("--soft"),
       titleFontWeight: 500, labelFontSize: 12, titleFontSize: 12.5 },
-    legend: { ...text, labelFontSize: 12, titleFontSize: 12.5, titleFontWeight: 500, labelLimit: 260 },
+    legend: { ...text, labelFontSize: 12, titleFontSize: 12.5, titleFontWeight: 500, labelLimit: 260,
+      symbolOpacity: 1 },
     header: { ...text, labelFontSize: 12.5, titleFontSize: 12.5 },
     title: { color: colour("--ink"), font },
     text: { color: colour("--ink") },
     rule: { color: colour("--soft") },
     view: { stroke: colour("--line") },
     range: { category: dark.matches
-      ? ["#7db8e8", "#f0a35e", "#6fcfa4", "#e58fb8", "#d8c65c", "#a89be8", "#e8816f", "#7fd3d8", "#b7b2a8"]
-      : ["#1f6fa8", "#d1731c", "#1b8a63", "#b3407c", "#9c8400", "#6a55b8", "#c0432f", "#1a8a92", "#77726a"] },
+      ? ["#7db8e8", "#f0a35e", "#6fcfa4", "#e58fb8", "#d8c65c", "#a89be8", "#e8816f", "#7fd3d8", "#b7b2a8",
+        "#3f7fb5", "#b86f2e", "#2f9c70", "#b05a86", "#9c8a20", "#7566bb", "#b84f3e", "#3c9ba0", "#84807a"]
+      : ["#1f6fa8", "#d1731c", "#1b8a63", "#b3407c", "#9c8400", "#6a55b8", "#c0432f", "#1a8a92", "#77726a",
+        "#8fb8de", "#e9b384", "#84cdb1", "#d99abf", "#cdbc5e", "#aaa0d8", "#e39a8f", "#7fc4c9", "#b4b0ab"] },
+    mark: { color: colour("--accent") },
   };
 }
 
