@@ -66,12 +66,16 @@ Size = int | Share
 
 def check_size(name: str, size: Size, least: int = 1) -> None:
     """Raises ValueError, naming the parameter, unless ``size`` is a Share or an integer >= ``least``."""
-    if isinstance(size, Share):
-        return
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise ValueError(f"{name}={size!r}: must be a whole number of slots, or a Share of the prompt")
-    if size < least:
-        raise ValueError(f"{name}={size}: must be at least {least}")
+    if not isinstance(size, Share):
+        check_count(name, size, least)
+
+
+def check_count(name: str, count: int, least: int = 1) -> None:
+    """Raises ValueError, naming the parameter, unless ``count`` is an integer >= ``least``."""
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise ValueError(f"{name}={count!r}: must be a whole number")
+    if count < least:
+        raise ValueError(f"{name}={count}: must be at least {least}")
 
 
 def resolve(size: Size, prompt: int | Tensor) -> int | Tensor:
@@ -194,8 +198,7 @@ class Budgeted(Policy):
         check_size("budget", self.budget)
         if isinstance(self.budget, Share) and self.budget.value == 0:
             raise ValueError("budget=0%: must be a share above 0")
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise ValueError(f"window={self.window!r}: must be a whole number of steps >= 1")
+        check_count("window", self.window)
         if isinstance(self.budget, int) and self.least > self.budget:
             raise ValueError(f"budget={self.budget}: {self.name} needs at least {self.least} slots")
 

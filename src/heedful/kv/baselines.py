@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from heedful.kv.attention import Seen
-from heedful.kv.base import Budgeted, Policy, check_size
+from heedful.kv.base import Budgeted, Policy, check_count
 from heedful.kv.slots import Slots
 
 
@@ -49,6 +49,10 @@ class Random(Budgeted):
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_count("seed", self.seed, least=0)
+        super().__post_init__()
+
     def protected(self, slots: Slots) -> Tensor | None:
         return slots.recent(1)
 
@@ -82,7 +86,7 @@ class Clairvoyant(Budgeted):
     recent: int = 4
 
     def __post_init__(self) -> None:
-        check_size("recent", self.recent, least=0)
+        check_count("recent", self.recent, least=0)
         super().__post_init__()
 
     @property

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from heedful.kv.attention import Seen
-from heedful.kv.base import Budgeted, Reads
+from heedful.kv.base import Budgeted, Reads, check_count
 from heedful.kv.raas import check_alpha
 from heedful.kv.slots import Slots
 
@@ -67,8 +67,7 @@ class LazyEviction(Budgeted):
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r}: must be one of {', '.join(allowed)}")
-        if self.grace < 0:
-            raise ValueError(f"grace={self.grace}: must be a number of steps >= 0")
+        check_count("grace", self.grace, least=0)
 
     @property
     def reads(self) -> Reads:

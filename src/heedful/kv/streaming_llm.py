@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from heedful.kv.attention import Seen
-from heedful.kv.base import Budgeted, check_size
+from heedful.kv.base import Budgeted, check_count
 from heedful.kv.slots import Slots
 
 
@@ -32,7 +32,7 @@ class StreamingLLM(Budgeted):
     sinks: int = 4
 
     def __post_init__(self) -> None:
-        check_size("sinks", self.sinks, least=0)
+        check_count("sinks", self.sinks, least=0)
         super().__post_init__()
 
     @property
