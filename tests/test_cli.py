@@ -150,6 +150,24 @@ def test_failed_cells_are_named_and_fail_the_work(heedful, install, tmp_path):
     assert (status, result["resumed"], len(result["failed"])) == (1, 2, 1)
 
 
+def test_system_that_refuses_does_not_stop_its_room(heedful, install, tmp_path):
+    fine = FLAWED.replace('cell["seed"] == 1', "False").replace("flawed", "mixed")
+    refuses = fine.replace("mixed-one", "mixed-a").replace(
+        "measure=measure", "measure=measure, inputs=missing"
+    )
+    refuses = refuses.replace(
+        "experiment = ", "def missing(params):\n    raise ValueError('no such checkpoint')\n\n\nexperiment = "
+    )
+    files = {"__init__.py": "", "experiments/__init__.py": ""}
+    files |= {"experiments/a.py": refuses, "experiments/one.py": fine, "experiments/broken.py": "1/0"}
+    install("mixed", files, "[heedful.experiments]\nmixed = mixed.experiments\n")
+    status, out, err = heedful("run", "mixed", "--scale", "smoke", "--workers", 1, "--out", tmp_path / "runs")
+    assert status == 1
+    assert "cells: 3 measured, 0 stored before, 0 failed" in out
+    assert "error: mixed-a: no such checkpoint" in err
+    assert "warning: mixed.experiments.broken" in err
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

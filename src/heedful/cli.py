@@ -163,7 +163,8 @@ def run(
     from heedful.lab.run import Progress
     from heedful.lab.run import run as measure
 
-    experiments = discover.catalog().select(name)
+    catalog = discover.catalog()
+    experiments = catalog.select(name)
     overrides = dict(map(_key_and_value, settings or ()))
     finished: list[tuple[Experiment, RunResult]] = []
     refused = 0
@@ -193,7 +194,7 @@ def run(
                     device=device,
                     progress=show_progress,
                 )
-        except LabError as error:
+        except ValueError as error:
             if len(experiments) == 1:
                 raise
             console.notice(f"error: {experiment.slug}: {error}")
@@ -207,6 +208,8 @@ def run(
         finished.append((experiment, result))
         if not json:
             show_result(experiment, scale, result)
+    if len(experiments) > 1:
+        _report_problems(catalog)
     if json:
         console.show_json([result_data(experiment, scale, result) for experiment, result in finished])
     if refused or any(result.failed for _, result in finished):
