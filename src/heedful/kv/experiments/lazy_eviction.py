@@ -63,8 +63,8 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> 
                         )
         for method in TUNABLE:
             yield Cell.of(
-                part="live", split="test", task=MAIN, method=method, setting=tuned[method]["setting"], tuned=True,
-                share=params["tuned_share"], seed=seed,
+                part="live", split="test", task=MAIN, method=method, setting="", tuned=True, share=params["tuned_share"],
+                seed=seed,
             )
 
 
@@ -86,7 +86,8 @@ def _policy(cell: Cell, ctx: Context, work: Sequence[Any]) -> Any:
     spec, _, convention = cell["method"].partition("@")
     name, _, given = spec.partition(":")
     options = dict(pair.split("=") for pair in given.split(",") if pair)
-    options |= dict(pair.split("=") for pair in cell["setting"].split(",") if pair)
+    setting = ctx.tuned[cell["method"]]["setting"] if cell["tuned"] else cell["setting"]
+    options |= dict(pair.split("=") for pair in setting.split(",") if pair)
     known = calibration(ctx)
     base, _, form = name.partition("+")
     if form or base == "lazy-eviction":
@@ -249,11 +250,11 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
         found.append(Figure(title, chart, table, caption))
     tuned = rows.filter((pl.col("part") == "live") & pl.col("tuned"))
     if len(tuned):
-        table = tuned.group_by("method", "setting").agg(pl.col("far_accuracy", "accuracy", "slots", "peak_slots").mean()).sort("far_accuracy", descending=True)
+        table = tuned.group_by("method").agg(pl.col("far_accuracy", "accuracy", "slots", "peak_slots").mean()).sort("far_accuracy", descending=True)
         chart = (
             alt.Chart(table)
             .mark_bar()
-            .encode(x=alt.X("far_accuracy:Q", scale=alt.Scale(domain=[0, 1])), y=alt.Y("method:N", sort="-x"), tooltip=["method", "setting", "far_accuracy"])
+            .encode(x=alt.X("far_accuracy:Q", scale=alt.Scale(domain=[0, 1])), y=alt.Y("method:N", sort="-x"), tooltip=["method", "far_accuracy"])
             .properties(width=420)
         )
         found.append(Figure("Tuned on calibration items, six settings each", chart, table, "Far accuracy on test items at the tuned budget."))
