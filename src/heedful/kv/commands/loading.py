@@ -1,0 +1,184 @@
+"""Anybody's model and prompts: found, checked while that is cheap, and only then loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heedful import models
+from heedful.kv.baselines import Full
+from heedful.kv.commands.options import Contender, Prompt, check_room
+from heedful.lab.errors import LabError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is, before it is loaded.
+
+    Attributes:
+        name: as given.
+        path: what ``from_pretrained`` is given.
+        config: the model's configuration.
+        tokenizer: its tokenizer.
+    """
+
+    name: str
+    path: str
+    config: Any
+    tokenizer: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A prompt as token ids.
+
+    Attributes:
+        prompt: the line of the prompts file.
+        tokens: int64 ``[P]``.
+    """
+
+    prompt: Prompt
+    tokens: Tensor
+
+
+def check_device(device: str) -> torch.device:
+    """The device by name. Raises LabError if there is no such device here."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise LabError(f"--device {device!r}: not a device; cpu, cuda, cuda:1 and mps are") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        have = torch.cuda.device_count()
+        raise LabError(
+            f"--device {device}: this torch sees {have or 'no'} CUDA device{'s' if have > 1 else ''}"
+        )
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise LabError(f"--device {device}: this torch sees no MPS device")
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise LabError(f"--device {device!r}: cpu, cuda and mps are supported")
+    return found
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises LabError for an unknown dtype."""
+    if dtype not in DTYPES:
+        raise LabError(f"--dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
+
+
+def find(name: str) -> Source:
+    """Tokenizer and configuration, no weights yet, of a shipped model, a folder, or a Hugging Face id.
+
+    Raises LabError if there is no such model, or if it is not supported.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    if name in models.names():
+        path = str(models.path(name))
+    else:
+        path = str(Path(name).expanduser())
+        if name.startswith((".", "/", "~")) and not Path(path).is_dir():
+            raise LabError(f"--model {name}: no such folder")
+    try:
+        config = AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise LabError(
+            f"--model {name}: neither a shipped model ({', '.join(models.names())}) nor one that "
+            f"transformers can load from a folder or the hub: {_first_line(error)}"
+        ) from error
+    source = Source(name, path, config, tokenizer)
+    _check_family(source)
+    return source
+
+
+def _check_family(source: Source) -> None:
+    """Lets the cache refuse the model while it has no weights."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            hollow = AutoModelForCausalLM.from_config(source.config)
+    except ValueError as error:
+        family = source.config.model_type
+        raise LabError(f"--model {source.name}: family {family!r} is not a causal language model") from error
+    Full().cache_for(hollow)
+
+
+def load(source: Source, dtype: str, device: torch.device) -> Any:
+    """The model, in evaluation mode. Raises LabError if its weights cannot be loaded."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise LabError(f"--model {source.name}: {_first_line(error)}") from error
+    model.to(device)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def encode(source: Source, prompts: Sequence[Prompt], chat: bool) -> list[Text]:
+    """The prompts as token ids: as they are, or as a user's message in the tokenizer's chat template.
+
+    Raises LabError if there is no template, or a prompt has no token.
+    """
+    tokenizer = source.tokenizer
+    if chat and not tokenizer.chat_template:
+        raise LabError(f"--chat: the tokenizer of {source.name} has no chat template")
+    texts = []
+    for prompt in prompts:
+        try:
+            ids = _ids(tokenizer, prompt.text, chat)
+        except Exception as error:  # tokenizers and templates raise anything
+            raise LabError(
+                f"prompt in line {prompt.line}: the tokenizer of {source.name} cannot encode it: "
+                f"{_first_line(error)}"
+            ) from error
+        tokens = torch.tensor(ids, dtype=torch.int64)
+        if not len(tokens):
+            raise LabError(f"prompt in line {prompt.line}: has no token for the tokenizer of {source.name}")
+        if int(tokens.max()) >= source.config.get_text_config(decoder=True).vocab_size:
+            raise LabError(
+                f"--model {source.name}: its tokenizer makes token ids that the model does not have"
+            )
+        texts.append(Text(prompt, tokens))
+    return texts
+
+
+def _ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
+    if not chat:
+        return list(tokenizer(prompt)["input_ids"])
+    message = [{"role": "user", "content": prompt}]
+    return list(
+        tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
+    )
+
+
+def check_rooms(field: Sequence[Contender], texts: Sequence[Text]) -> None:
+    """Raises LabError if a share of the shortest prompt is less than a policy needs."""
+    shortest = min(texts, key=lambda text: len(text.tokens))
+    for contender in field:
+        check_room(contender, len(shortest.tokens), f"the prompt in line {shortest.prompt.line}")
+
+
+def check_positions(
+    source: Source, texts: Sequence[Text], max_new_tokens: int, notice: Callable[[str], None]
+) -> None:
+    """Tells ``notice`` if the longest prompt and its answer go beyond the positions that the model knows."""
+    most = getattr(source.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = max(texts, key=lambda text: len(text.tokens))
+    if most is not None and len(longest.tokens) + max_new_tokens > most:
+        notice(
+            f"warning: the prompt in line {longest.prompt.line} has {len(longest.tokens)} tokens; with "
+            f"{max_new_tokens} new ones that is beyond the {most} positions that {source.name} was made for"
+        )
