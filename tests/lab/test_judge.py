@@ -297,6 +297,19 @@ def test_column_of_one_side_is_averaged_and_named() -> None:
     assert decide(frame(rows), treatment={"method": "ours", "alpha": 2.0}).effect == pytest.approx(1.0)
 
 
+def test_column_that_tells_the_sides_apart_is_named() -> None:
+    rows = [
+        {"method": method, "seed": seed, "setting": setting, "reward": reward}
+        for method, setting, reward in (("ours", "alpha=0.5", 2.0), ("rival", "window=8", 1.0))
+        for seed in range(3)
+    ]
+    found = decide(frame(rows))
+    assert found.effect == pytest.approx(1.0)
+    assert "the sides differ in setting (alpha=0.5 against window=8)" in found.note
+    rows.append({"method": "rival", "seed": 3, "setting": "window=9", "reward": 1.0})
+    assert "no paired rows" in decide(frame(rows)).note
+
+
 def test_missing_and_nan_rows_are_left_out_and_counted() -> None:
     found = decide(paired([1.0, None, 3.0, 4.0], [0.0, 0.0, math.nan, 0.0]))
     assert found.effect == pytest.approx(2.5)

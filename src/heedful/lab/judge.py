@@ -68,8 +68,9 @@ def verdict(experiment: Experiment, claim: Claim, rows: pl.DataFrame) -> Verdict
 
     **Pairing.** The rows of the two sides are averaged per key and joined on it. The key is the claim's unit
     columns and every other identifying column (cell parameter or dimension) that is filled on both sides and
-    that neither ``treatment`` nor ``control`` selects on. A column that only one side fills is averaged over,
-    and the note says so. Rows whose metric is missing or NaN, and keys that only one side has, are left out
+    that neither ``treatment`` nor ``control`` selects on. A column that only one side fills is averaged over;
+    one with a single value on each side, but not the same (a tuned setting), describes the sides; the note
+    names them. Rows whose metric is missing or NaN, and keys that only one side has, are left out
     and counted in the note.
 
     **Replications.** Effects are averaged from the innermost unit outwards, so that each unit weighs the
@@ -223,16 +224,10 @@ def _pairs(
         pairs = pairs.with_columns(control=pl.lit(float(claim.control)))
     else:
         controls = _reported("control", _select(rows, claim.control), metric.name, note)
-        selected = {*claim.treatment, *claim.control}
-        keys, averaged = list(claim.unit), []
-        for name in identifying:
-            sides = sum(side[name].null_count() < len(side) for side in (treated, controls))
-            if name in keys or name in selected or not sides:
-                continue
-            if sides == 2:
-                keys.append(name)
-            else:
-                averaged.append(name)
+        others = [name for name in identifying if name not in {*claim.unit, *claim.treatment, *claim.control}]
+        shared, words = _shared(others, treated, controls)
+        keys = [*claim.unit, *shared]
+        note += words
         sides_frames = [
             side.group_by(keys).agg(pl.col(metric.name).mean().alias(name))
             for side, name in ((treated, "treatment"), (controls, "control"))
@@ -240,12 +235,28 @@ def _pairs(
         pairs = sides_frames[0].join(sides_frames[1], on=keys, how="inner", nulls_equal=True)
         if not len(pairs):
             raise _NotMeasuredError(f"no paired rows: the two sides share no value of ({', '.join(keys)})")
-        if averaged:
-            note.append(f"averaged over {', '.join(averaged)}, which one side alone has")
         if unpaired := len(sides_frames[0]) + len(sides_frames[1]) - 2 * len(pairs):
             note.append(f"{unpaired} unpaired left out")
     effect = sign * (pl.col("treatment") - pl.col("control"))
     return pairs.sort(keys).with_columns(effect=effect), note
+
+
+def _shared(
+    names: Sequence[str], treated: pl.DataFrame, controls: pl.DataFrame
+) -> tuple[list[str], list[str]]:
+    """The columns that pairs must agree on, and words about those that they need not."""
+    shared, alone, differing = [], [], []
+    for name in names:
+        present = [side[name].drop_nulls().unique() for side in (treated, controls)]
+        if not all(map(len, present)):
+            if any(map(len, present)):
+                alone.append(name)
+        elif len(present[0]) == len(present[1]) == 1 and present[0][0] != present[1][0]:
+            differing.append(f"{name} ({present[0][0]} against {present[1][0]})")
+        else:
+            shared.append(name)
+    words = [f"averaged over {', '.join(alone)}, which one side alone has"] if alone else []
+    return shared, [*words, *([f"the sides differ in {', '.join(differing)}"] if differing else [])]
 
 
 def _average(pairs: pl.DataFrame, levels: Sequence[Sequence[str]]) -> pl.DataFrame:
