@@ -28,7 +28,7 @@ WARM_UP, COOL_DOWN = 100, 0.25
 MEMORY = 0.02
 """Weight of a new sequence in the running accuracy per task that mixes the data and ends stages."""
 
-LEAST = {"early": 128, "marked": 128, "vt": 128, "tour": 64, "cwe": 128, "fwe": 128}
+LEAST = {"marked": 128, "vt": 128, "tour": 64, "cwe": 128, "fwe": 128}
 """Shortest length at which a task is drawn."""
 
 
@@ -86,6 +86,7 @@ WIDE = {
 SILENT = WIDE | {"ledger-spoken": 0.04, "ledger": 0.25, "verify": 0.12, "tour": 0.12}
 LONG = SILENT | {"mq": 0.14, "early": 0.12, "mv": 0.08, "cwe": 0.02, "fwe": 0.02}
 HARD = SILENT | {"mq": 0.14, "early": 0.14, "mv": 0.1, "copy": 0.08}
+SHORT = WIDE | {"ledger": 0.25, "verify": 0.12, "mq": 0.16, "early": 0.16, "mv": 0.12, "copy": 0.1}
 ALL = tuple(task for task in tasks.names() if task not in ("repeat", "drill"))
 
 PRESETS = {
@@ -102,8 +103,10 @@ PRESETS = {
             Stage("long", 6, {128: 0.35, 256: 0.4, 512: 0.25}, LONG,
                   {"ledger": 0.98, "verify": 0.98, "mk1": 0.98, "vt": 0.97, "early": 0.97}, 400, 4096),
             Stage("hard", 6, {128: 0.35, 256: 0.4, 512: 0.25}, HARD,
-                  {task: 0.97 for task in HARD if task != "repeat"}, 1500, 4096, rate=1.5e-3, muon=True),
-            Stage("longest", 6, {256: 0.3, 512: 0.4, 1024: 0.3}, HARD, {"none": 1.0}, 100_000, 4096,
+                  {task: 0.97 for task in HARD if task != "repeat"}, 350, 4096, rate=1.5e-3, muon=True),
+            Stage("short", 6, {64: 0.25, 128: 0.4, 256: 0.2, 512: 0.15}, SHORT,
+                  {task: 0.97 for task in SHORT if task != "repeat"}, 700, 4096, rate=1.5e-3, muon=True),
+            Stage("longest", 6, {128: 0.15, 256: 0.25, 512: 0.4, 1024: 0.2}, SHORT, {"none": 1.0}, 100_000, 4096,
                   rate=1.5e-3, muon=True),
         ),
         quoted={task: (128, 256, 512, 1024) for task in ALL},
@@ -165,7 +168,7 @@ def draw(task: str, rng: np.random.Generator, length: int, spoken: float) -> Ite
         if task != "ledger-spoken":
             options["restate"] = spoken
     elif task == "early":
-        options["tail"] = (40, 80) if length >= 160 and rng.random() < 0.6 else (0, 30)
+        options["tail"] = (40, 80) if length >= 160 and rng.random() < 0.6 else (0, 20)
     elif task not in ("repeat", "recall", "drill", "tour", "cwe", "fwe") and length >= 128:
         options["questions"] = int(rng.integers(1, 4))
     return tasks.sample(task, rng, 1, length, **options)[0]
