@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -152,9 +153,7 @@ def test_failed_cells_are_named_and_fail_the_work(heedful, install, tmp_path):
 
 def test_system_that_refuses_does_not_stop_its_room(heedful, install, tmp_path):
     fine = FLAWED.replace('cell["seed"] == 1', "False").replace("flawed", "mixed")
-    refuses = fine.replace("mixed-one", "mixed-a").replace(
-        "measure=measure", "measure=measure, inputs=missing"
-    )
+    refuses = fine.replace("mixed-one", "mixed-a").replace("measure=measure", "measure=measure, inputs=missing")
     refuses = refuses.replace(
         "experiment = ", "def missing(params):\n    raise ValueError('no such checkpoint')\n\n\nexperiment = "
     )
@@ -224,9 +223,7 @@ def test_broken_room_does_not_hide_the_others(heedful, install, toy_room):
     status, out, err = heedful("list", "toy")
     assert (status, out.splitlines()[1].split()[1]) == (0, "coin")
     (line,) = [line for line in err.splitlines() if "wreck" in line]
-    assert line.startswith(
-        "warning: wreck.experiments.one (from wreck 1.0): cannot be imported: ModuleNotFound"
-    )
+    assert line.startswith("warning: wreck.experiments.one (from wreck 1.0): cannot be imported: ModuleNotFound")
 
 
 @pytest.mark.parametrize("place", [0, 2])
@@ -267,6 +264,18 @@ def test_piped_table_is_plain_and_cuts_nothing_off(capsys):
     assert lines[1] == f"{'a' * 300}  1,234,567"
     assert lines[2].split("  ")[0] == "two lines" and lines[2].endswith("–")
     assert {len(line) for line in lines} == {300 + 2 + 9}
+
+
+def test_table_on_a_terminal_shows_every_cell(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [{"claim": "word " * 30, "verdict": "holds"}, {"claim": "[b]markup[/b]", "verdict": "fails"}]
+    console.show_table(rows, ["claim", "verdict"], title="Claims")
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert printed.count("word") == 30
+    for part in ("Claims", "[b]markup[/b]", "holds", "fails"):
+        assert part in printed
+    assert all(len(line) <= 60 for line in printed.splitlines())
 
 
 def test_json_has_null_for_what_json_does_not_know(capsys):

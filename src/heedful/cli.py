@@ -39,9 +39,7 @@ class _Rooms(TyperGroup):
             return own
         room = getattr(_commands(cmd_name), "app", None)
         if room is None:
-            raise LabError(
-                f"room {cmd_name!r} has no commands of its own; see 'heedful compare {cmd_name} --help'"
-            )
+            raise LabError(f"room {cmd_name!r} has no commands of its own; see 'heedful compare {cmd_name} --help'")
         return _named(typer.main.get_command(room), cmd_name)
 
 
@@ -58,9 +56,7 @@ class _Comparisons(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Rooms"):
-            formatter.write_dl(
-                [(name, f"see 'heedful compare {name} --help'") for name in discover.command_names()]
-            )
+            formatter.write_dl([(name, f"see 'heedful compare {name} --help'") for name in discover.command_names()])
 
 
 def _commands(room: str) -> ModuleType:
@@ -148,9 +144,7 @@ def run(
     name: Annotated[str, typer.Argument(metavar="SYSTEM|ROOM|all", help="What to check.")],
     scale: Annotated[str, typer.Option(help="How much of the work: smoke, small or full.")] = "small",
     seeds: Annotated[int | None, typer.Option(help="Number of seeds, instead of the scale's.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes  [default: one per processor]")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes  [default: one per processor]")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a parameter of the scale.")
     ] = None,
@@ -173,9 +167,7 @@ def run(
             require(experiment.room)
             with console.Progress("") as bar:
 
-                def show_progress(
-                    state: Progress, bar: console.Progress = bar, slug: str = experiment.slug
-                ) -> None:
+                def show_progress(state: Progress, bar: console.Progress = bar, slug: str = experiment.slug) -> None:
                     bar.title = f"{slug}, {scale}, {STAGES[state.stage]}"
                     bar(
                         state.done,
@@ -201,9 +193,7 @@ def run(
             refused += 1
             continue
         except KeyboardInterrupt:
-            console.notice(
-                f"interrupted; what had ended is stored in {out}, and the same command finishes the rest"
-            )
+            console.notice(f"interrupted; what had ended is stored in {out}, and the same command finishes the rest")
             raise typer.Exit(130) from None
         finished.append((experiment, result))
         if not json:
@@ -289,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _complain(message: str, hint: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    console.notice(f"error: {text.one_line(message)}{f'; {hint}' if hint else ''}")
+    line = text.one_line(message)
+    console.notice(f"error: {line.rstrip('.')}; {hint}" if hint else f"error: {line}")
     return status
 
 

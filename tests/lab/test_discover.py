@@ -122,9 +122,7 @@ Requires-Dist: scipy
     assert set(found) == {"polars", "surely-not-installed>=3", "numpy>=999"}
     assert found["polars"].met and not found["numpy>=999"].met
     assert found["surely-not-installed>=3"].installed == ""
-    with pytest.raises(
-        LabError, match=r"needs surely-not-installed>=3, numpy>=999.*pip install 'needy\[needy\]'"
-    ):
+    with pytest.raises(LabError, match=r"needs surely-not-installed>=3, numpy>=999.*pip install 'needy\[needy\]'"):
         require("needy")
     states = {finding.what: finding.state for finding in examine()}
     assert states["room needy: polars"] == "ok"

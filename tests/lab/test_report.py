@@ -182,9 +182,7 @@ def test_everything_declared_is_escaped(coin, runs, tmp_path):
         coin,
         **dict.fromkeys(("title", "question", "summary", "example"), evil),
         figures=lambda rows: [Figure(evil, chart, table, evil)],
-        claims=tuple(
-            dataclasses.replace(claim, text=evil, published=evil, fixed=evil) for claim in coin.claims
-        ),
+        claims=tuple(dataclasses.replace(claim, text=evil, published=evil, fixed=evil) for claim in coin.claims),
     )
     write_comparison(runs, "toy", evil, evil, {evil: table}, [Figure(evil, chart, table)], facts={evil: evil})
     site = tmp_path / "site"
@@ -264,6 +262,21 @@ def test_damaged_meta_is_reported_and_hides_nothing(coin, runs, tmp_path):
     assert str(damaged) in index.text
 
 
+def test_meta_of_another_make_is_reported_and_hides_nothing(coin, runs, tmp_path):
+    foreign = runs / "coin/small/0000"
+    foreign.mkdir(parents=True)
+    (foreign / "meta.json").write_text(json.dumps({"scale": "small", "complete": True}))
+    index, _, written = pages(Catalog((coin,)), runs, tmp_path / "site")
+    assert "says nothing about cells, commit, device" in written.problems[0]
+    assert index.rows[2][3] == "holds"
+
+
+def test_tuned_settings_are_printed(coin, runs, tmp_path):
+    change_meta(meta_of(runs), tuned={"majority": {"window": 8, "alpha": 0.5}})
+    _, page, _ = pages(Catalog((coin,)), runs, tmp_path / "site")
+    assert ["majority", "window=8, alpha=0.5"] in page.rows
+
+
 def test_figures_that_fail_leave_the_verdicts(coin, runs, tmp_path):
     broken = dataclasses.replace(coin, figures=lambda rows: rows["no such column"])
     _, page, written = pages(Catalog((broken,)), runs, tmp_path / "site")
@@ -282,9 +295,7 @@ def test_comparison_gets_a_page(coin, runs, tmp_path):
     chart = alt.Chart(table).mark_bar().encode(x="policy", y="accuracy")
     command = "heedful compare toy --model 'a b'"
     figures = [Figure("Accuracy", chart, table, "Higher is better.")]
-    folder = write_comparison(
-        runs, "toy", "Two policies", command, {"All": table}, figures, facts={"model": "m1"}
-    )
+    folder = write_comparison(runs, "toy", "Two policies", command, {"All": table}, figures, facts={"model": "m1"})
     assert folder.parent == runs / "compare" / "toy"
     index, _, written = pages(Catalog((coin,)), runs, tmp_path / "site")
     assert written.comparisons == 1

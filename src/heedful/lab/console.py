@@ -155,17 +155,13 @@ class Progress:
             notice(f"{self.title}: {done} of {total}{f', {words}' if words else ''}")
 
 
-def _draw(
-    headers: list[str], cells: list[list[str]], aligns: Sequence[Literal["left", "right"]], title: str
-) -> None:
+def _draw(headers: list[str], cells: list[list[str]], aligns: Sequence[Literal["left", "right"]], title: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for header, align in zip(headers, aligns, strict=True):
         table.add_column(header, justify=align, overflow="fold", no_wrap=align == "right")
     for row in cells:

@@ -28,6 +28,8 @@ from heedful.lab.errors import LabError
 
 EXPERIMENTS = "heedful.experiments"
 COMMANDS = "heedful.commands"
+RESERVED = ("all", "compare")
+"""Names that no system may have: one means every system, one is where comparisons are stored."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,8 @@ def catalog() -> Catalog:
             if isinstance(loaded, str):
                 problems.append(Problem(where, loaded))
             elif loaded.room != entry.name:
-                problems.append(
-                    Problem(where, f"is listed under room {entry.name!r} but declares {loaded.room!r}")
-                )
-            elif loaded.slug in found or loaded.slug == "all":
+                problems.append(Problem(where, f"is listed under room {entry.name!r} but declares {loaded.room!r}"))
+            elif loaded.slug in found or loaded.slug in RESERVED:
                 problems.append(Problem(where, f"the name {loaded.slug!r} is already taken"))
             else:
                 found[loaded.slug] = loaded

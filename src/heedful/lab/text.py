@@ -102,9 +102,7 @@ def moment(stamp: str) -> str:
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
 
 
-def verdict_effect(
-    claim: Claim, metric: Metric, value: float | None, low: float | None, high: float | None
-) -> str:
+def verdict_effect(claim: Claim, metric: Metric, value: float | None, low: float | None, high: float | None) -> str:
     """What was found about a claim: its effect with interval and unit, or how many violations there were.
 
     >>> score = Metric("score", "1", "higher", "share of right answers")
@@ -131,16 +129,8 @@ def decision(claim: Claim, metric: Metric) -> str:
     ending = f" where {selection(claim.where)}" if claim.where else ""
     if claim.kind == "exact":
         return f"{metric.name} of {treatment} is 0 in every row{ending}"
-    d = (
-        f"{100 * claim.d:g} %"
-        if claim.relative
-        else f"{claim.d:g}{'' if metric.unit == '1' else ' ' + metric.unit}"
-    )
-    control = (
-        number(claim.control)
-        if isinstance(claim.control, int | float)
-        else f"that of {selection(claim.control)}"
-    )
+    d = f"{100 * claim.d:g} %" if claim.relative else f"{claim.d:g}{'' if metric.unit == '1' else ' ' + metric.unit}"
+    control = number(claim.control) if isinstance(claim.control, int | float) else f"that of {selection(claim.control)}"
     better = {"higher": "better", "lower": "better (lower)", "neither": "larger"}[metric.better]
     worse = {"higher": "worse", "lower": "worse (higher)", "neither": "smaller"}[metric.better]
     relation = {

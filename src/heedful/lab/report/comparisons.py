@@ -101,15 +101,11 @@ def write_comparison(
 def read_comparisons(out: Path) -> tuple[list[Comparison], list[str]]:
     """Every stored comparison, newest first, and one line for each folder that cannot be read."""
     found, problems = [], []
-    for meta in sorted(
-        (out / "compare").glob("*/[!.]*/meta.json"), reverse=True, key=lambda path: path.parent.name
-    ):
+    for meta in sorted((out / "compare").glob("*/[!.]*/meta.json"), reverse=True, key=lambda path: path.parent.name):
         try:
             found.append(_read(meta.parent))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(
-                f"{meta.parent}: not a readable comparison ({text_of(error)}); delete it or make it again"
-            )
+            problems.append(f"{meta.parent}: not a readable comparison ({text_of(error)}); delete it or make it again")
     return found, problems
 
 

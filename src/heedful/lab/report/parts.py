@@ -91,9 +91,7 @@ def forest(claim: Claim, middle: float | None, low: float | None, high: float | 
     """
     if claim.kind == "exact" or middle is None or low is None or high is None:
         return None
-    edge = {"superior": (claim.d, None), "noninferior": (-claim.d, None), "tie": (-claim.d, claim.d)}[
-        claim.rule
-    ]
+    edge = {"superior": (claim.d, None), "noninferior": (-claim.d, None), "tie": (-claim.d, claim.d)}[claim.rule]
     points = [low, high, 0.0, *(x for x in edge if x is not None)]
     span = (max(points) - min(points)) or 1.0
     start, end = min(points) - 0.08 * span, max(points) + 0.08 * span

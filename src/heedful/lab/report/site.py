@@ -61,9 +61,7 @@ class ComparisonView:
     figures: tuple[FigureView, ...]
 
 
-def write_site(
-    catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: str | os.PathLike[str] = "site"
-) -> Site:
+def write_site(catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: str | os.PathLike[str] = "site") -> Site:
     """Write the static site of everything in ``runs`` to the folder ``site``.
 
     The site is complete in itself: it opens from disk, without a network. It is written beside its place and
@@ -72,11 +70,7 @@ def write_site(
     Raises LabError if ``site`` is a folder that is not such a site, and OSError if it cannot be written.
     """
     target = Path(site).absolute()
-    if (
-        target.exists()
-        and not (target / _MARKER).is_file()
-        and (not target.is_dir() or any(target.iterdir()))
-    ):
+    if target.exists() and not (target / _MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise LabError(f"{target} exists and is not a report; give --site another folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -115,9 +109,7 @@ def _write(draft: Path, catalog: Catalog, runs: Path) -> tuple[int, int, int, tu
     for system in systems:
         render.page(system.path, "system.html", system=system, charts=bool(system.figures))
     for comparison in comparisons:
-        render.page(
-            comparison.path, "comparison.html", comparison=comparison, charts=bool(comparison.figures)
-        )
+        render.page(comparison.path, "comparison.html", comparison=comparison, charts=bool(comparison.figures))
     pages: list[SystemView | ComparisonView] = [*systems, *comparisons]
     _write_assets(draft, charts=any(page.figures for page in pages))
     return len(systems), sum(system.run is not None for system in systems), len(comparisons), tuple(problems)

@@ -14,6 +14,28 @@ from heedful.lab.errors import LabError
 from heedful.lab.identity import identify
 from heedful.lab.report.parts import FigureView, Forest, forest, spec_of, table_view
 
+_KEYS = {
+    "scale",
+    "run_id",
+    "params",
+    "device",
+    "inputs",
+    "sources",
+    "versions",
+    "machine",
+    "commit",
+    "workers",
+    "started",
+    "finished",
+    "seconds",
+    "complete",
+    "cells",
+    "tuned",
+    "verdicts",
+    "values_sha256",
+}
+"""What a run's ``meta.json`` must say for a page to be made of it."""
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -127,9 +149,7 @@ def system_view(experiment: Experiment, runs: Path, site: Path) -> tuple[SystemV
         marks=tuple(marks),
         claims=tuple(_claims(experiment, run)),
         figures=figures,
-        tuned=tuple((method, text.settings(setting)) for method, setting in run.meta["tuned"].items())
-        if run
-        else (),
+        tuned=tuple((method, text.settings(setting)) for method, setting in run.meta["tuned"].items()) if run else (),
         command=_command(experiment, run),
         facts=tuple(_facts(run)) if run else (),
         leaves_out=experiment.scales[run.scale].leaves_out if run and run.scale in experiment.scales else "",
@@ -145,6 +165,9 @@ def _stored_runs(experiment: Experiment, runs: Path) -> tuple[list[StoredRun], l
             meta = results.meta(path.parent)
         except LabError as error:
             problems.append(str(error))
+            continue
+        if missing := sorted(_KEYS - meta.keys()):
+            problems.append(f"{path} says nothing about {', '.join(missing)}; run {experiment.slug} again")
             continue
         found.append(StoredRun(path.parent, meta, _stale(experiment, meta)))
     return found, problems
