@@ -67,6 +67,4 @@ def test_address_follows_code_and_key(tmp_path: Path) -> None:
         for code, key in (("a", "k"), ("b", "k"), ("a", {"k": 1}), ("a", {"k": 2}), ("a", "k"))
     }
     assert len(addresses) == 4
-    assert artifact(tmp_path, "a", {"x": 1, "y": 2}, build) == artifact(
-        tmp_path, "a", {"y": 2, "x": 1}, build
-    )
+    assert artifact(tmp_path, "a", {"x": 1, "y": 2}, build) == artifact(tmp_path, "a", {"y": 2, "x": 1}, build)

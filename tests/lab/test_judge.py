@@ -51,8 +51,7 @@ def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     """Rows as the store gives them: a cell and a row number, all columns present."""
     names = dict.fromkeys(name for row in rows for name in row)
     full = [
-        {"cell": f"{index:04d}", "row": 0} | {name: row.get(name) for name in names}
-        for index, row in enumerate(rows)
+        {"cell": f"{index:04d}", "row": 0} | {name: row.get(name) for name in names} for index, row in enumerate(rows)
     ]
     return pl.DataFrame(full, infer_schema_length=None)
 
@@ -71,9 +70,7 @@ def decide(rows: pl.DataFrame, **changes: Any) -> Verdict:
     return verdict(EXPERIMENT, replace(CLAIM, **changes), rows)
 
 
-def coverage(
-    interval: Callable[[np.random.Generator], tuple[float, float]], truth: float, times: int = 800
-) -> float:
+def coverage(interval: Callable[[np.random.Generator], tuple[float, float]], truth: float, times: int = 800) -> float:
     rng = np.random.default_rng(8)
     return float(np.mean([low <= truth <= high for low, high in (interval(rng) for _ in range(times))]))
 
@@ -214,9 +211,7 @@ def test_rules(rule: str, d: float, gain: float, status: str) -> None:
     assert found.units == 12
 
 
-@pytest.mark.parametrize(
-    ("rule", "status"), [("superior", "fails"), ("noninferior", "holds"), ("tie", "holds")]
-)
+@pytest.mark.parametrize(("rule", "status"), [("superior", "fails"), ("noninferior", "holds"), ("tie", "holds")])
 @pytest.mark.parametrize("n", [4, 40])
 def test_complete_tie_has_a_zero_wide_interval(rule: str, status: str, n: int) -> None:
     found = decide(paired([0.5] * n, [0.5] * n), rule=rule)
@@ -262,9 +257,7 @@ def test_conditions_select_rows(column: str, wanted: Any, items: int) -> None:
 def test_number_as_control() -> None:
     found = decide(paired([2.0, 2.2, 1.8], [9.0, 9.0, 9.0]), control=1.5)
     assert found.effect == pytest.approx(0.5)
-    assert decide(
-        paired([2.0, 2.2, 1.8], [9.0, 9.0, 9.0]), control=2.0, relative=True
-    ).effect == pytest.approx(0.0)
+    assert decide(paired([2.0, 2.2, 1.8], [9.0, 9.0, 9.0]), control=2.0, relative=True).effect == pytest.approx(0.0)
 
 
 def test_pairs_are_made_within_shared_columns() -> None:
@@ -274,9 +267,7 @@ def test_pairs_are_made_within_shared_columns() -> None:
         for budget in (10, 100, 1000):
             rows.append({"method": "rival", "seed": seed, "budget": budget, "reward": float(budget + seed)})
             if budget < 1000:
-                rows.append(
-                    {"method": "ours", "seed": seed, "budget": budget, "reward": budget + seed + 0.25}
-                )
+                rows.append({"method": "ours", "seed": seed, "budget": budget, "reward": budget + seed + 0.25})
     found = decide(frame(rows))
     assert (found.effect, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
     assert "3 unpaired left out" in found.note
@@ -286,9 +277,7 @@ def test_pairs_are_made_within_shared_columns() -> None:
 
 def test_column_of_one_side_is_averaged_and_named() -> None:
     rows = [
-        {"method": "ours", "seed": seed, "alpha": alpha, "reward": alpha}
-        for seed in range(3)
-        for alpha in (1.0, 2.0)
+        {"method": "ours", "seed": seed, "alpha": alpha, "reward": alpha} for seed in range(3) for alpha in (1.0, 2.0)
     ]
     rows += [{"method": "rival", "seed": seed, "reward": 1.0} for seed in range(3)]
     found = decide(frame(rows))
@@ -362,9 +351,7 @@ def test_not_measured_says_why(changes: dict[str, Any], reason: str) -> None:
 
 
 def test_sides_that_share_no_unit_are_not_paired() -> None:
-    rows = frame(
-        [{"method": method, "seed": seed, "reward": 1.0} for seed, method in enumerate(["ours", "rival"] * 3)]
-    )
+    rows = frame([{"method": method, "seed": seed, "reward": 1.0} for seed, method in enumerate(["ours", "rival"] * 3)])
     assert "no paired rows" in decide(rows).note
 
 
@@ -389,12 +376,7 @@ def test_log_claims_follow_the_order_of_the_log() -> None:
     rows = paired(list(1.0 + drift), [0.0] * 400)
     log = decide(rows, kind="log")
     shuffled = decide(paired(list(1.0 + rng.permutation(drift)), [0.0] * 400), kind="log")
-    assert (
-        log.low is not None
-        and log.high is not None
-        and shuffled.low is not None
-        and shuffled.high is not None
-    )
+    assert log.low is not None and log.high is not None and shuffled.low is not None and shuffled.high is not None
     assert log.high - log.low > 3 * (shuffled.high - shuffled.low)
     assert log.note.startswith("moving-block bootstrap, blocks of ")
     assert decide(rows.sample(fraction=1.0, shuffle=True, seed=1), kind="log") == log

@@ -88,9 +88,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_killed_driver_loses_only_cells_in_flight(
-    tmp_path: Path, log: Path, gate: Path, uninterrupted: Path
-) -> None:
+def test_killed_driver_loses_only_cells_in_flight(tmp_path: Path, log: Path, gate: Path, uninterrupted: Path) -> None:
     driver = drive(tmp_path, workers=2)
     wait_until(lambda: "ours-12" in executions(log) and list_parts(small_run(tmp_path)))
     driver.kill()
@@ -114,18 +112,12 @@ def all_cells() -> list[lab.Cell]:
     return list(toy_sweep.cells(toy_sweep.experiment.scales["small"].params, {}))
 
 
-def test_killed_worker_fails_its_cell_only(
-    tmp_path: Path, log: Path, gate: Path, uninterrupted: Path
-) -> None:
+def test_killed_worker_fails_its_cell_only(tmp_path: Path, log: Path, gate: Path, uninterrupted: Path) -> None:
     found: list[lab.RunResult] = []
-    thread = threading.Thread(
-        target=lambda: found.append(run(toy_sweep.experiment, "small", workers=2, out=tmp_path))
-    )
+    thread = threading.Thread(target=lambda: found.append(run(toy_sweep.experiment, "small", workers=2, out=tmp_path)))
     thread.start()
     wait_until(lambda: "ours-12" in executions(log))
-    victim = next(
-        int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("ours-12 ")
-    )
+    victim = next(int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("ours-12 "))
     os.kill(victim, signal.SIGKILL)
     thread.join()
     (result,) = found
@@ -153,11 +145,7 @@ def test_ctrl_c_stores_what_has_ended(tmp_path: Path, log: Path, gate: Path, uni
     assert not any(alive(pid) for pid in pids(log))
     stored = len(set(results.values(small_run(tmp_path))["cell"]))
     meta = results.meta(small_run(tmp_path))
-    assert (
-        not meta["complete"]
-        and meta["finished"]
-        and meta["cells"] == {"total": 60, "done": stored, "failed": 0}
-    )
+    assert not meta["complete"] and meta["finished"] and meta["cells"] == {"total": 60, "done": stored, "failed": 0}
     gate.unlink()
     again = run(toy_sweep.experiment, "small", workers=2, out=tmp_path)
     assert (again.resumed, again.done, again.notices) == (stored, 60 - stored, ())
@@ -211,6 +199,11 @@ def test_verdicts_and_rows_of_a_run(tmp_path: Path, uninterrupted: Path) -> None
     assert verdicts["beats"]["effect"] == pytest.approx(ours - rival)
 
 
+def test_declaring_an_experiment_imports_nothing_heavy() -> None:
+    code = "import sys, heedful.lab; print([m for m in ('numpy', 'polars', 'scipy', 'torch') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_progress_reaches_the_total(tmp_path: Path) -> None:
     seen: list[Progress] = []
     run(toy_sweep.experiment, "smoke", workers=1, out=tmp_path, progress=seen.append)
@@ -236,9 +229,7 @@ def test_exclusive_cells_run_alone_and_repeatedly(tmp_path: Path, log: Path) -> 
     timed = [line for line in lines if line.startswith("timed")]
     assert lines[-8:] == timed, "after all other cells"
     assert len({line.split()[2] for line in timed}) == 1, "in one worker"
-    assert [line.split()[1] for line in timed] == ["ours"] * 4 + ["rival"] * 4, (
-        "a warm-up and three repeats each"
-    )
+    assert [line.split()[1] for line in timed] == ["ours"] * 4 + ["rival"] * 4, "a warm-up and three repeats each"
     rows = results.read(result.run_dir).filter(timed=True, method="rival")
     assert rows.select("seconds", "seconds_lower", "seconds_upper").row(0) == (0.75, 0.75, 0.75)
     assert "seconds" not in results.values(result.run_dir).columns
@@ -311,9 +302,7 @@ def test_run_id_changes_with_what_results_depend_on(tmp_path: Path, monkeypatch:
     base = identify(experiment, params).run_id
     assert identify(experiment, dict(reversed(params.items()))).run_id == base
     assert identify(experiment, params | {"seeds": 4}).run_id != base
-    assert (
-        identify(experiment, params, "cuda:1").run_id == identify(experiment, params, "cuda:0").run_id != base
-    )
+    assert identify(experiment, params, "cuda:1").run_id == identify(experiment, params, "cuda:0").run_id != base
     package = tmp_path / "toy_policy"
     package.mkdir()
     (package / "__init__.py").write_text("")

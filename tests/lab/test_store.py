@@ -51,9 +51,7 @@ def test_undeclared_rows_are_refused(row: Any, message: str) -> None:
 
 
 def test_rows_of_a_cell_are_told_apart_by_dimensions() -> None:
-    with pytest.raises(
-        lab.LabError, match=r"row 1: another row of the cell has the same dimensions \(item=1"
-    ):
+    with pytest.raises(lab.LabError, match=r"row 1: another row of the cell has the same dimensions \(item=1"):
         COLUMNS.check([{"item": 1, "reward": 1.0}, {"item": 1, "reward": 2.0}], CELL)
     with pytest.raises(lab.LabError, match="row 1: dimension 'item' is text, a number before"):
         COLUMNS.check([{"item": 1, "reward": 1.0}, {"item": "1", "reward": 2.0}], CELL)
@@ -77,9 +75,7 @@ def test_cell_parameter_may_not_shadow_a_column() -> None:
 
 
 def test_repeats_give_median_and_quartiles() -> None:
-    repeats = [
-        COLUMNS.check([{"reward": math.nan, "seconds": value}], TIMED) for value in (5.0, 1.0, 2.0, 3.0, 4.0)
-    ]
+    repeats = [COLUMNS.check([{"reward": math.nan, "seconds": value}], TIMED) for value in (5.0, 1.0, 2.0, 3.0, 4.0)]
     combined = combine_repeats(repeats)
     assert combined.timings == [(3.0, 2.0, 4.0)]
     other = COLUMNS.check([{"reward": 1.0, "seconds": 1.0}], TIMED)

@@ -17,9 +17,7 @@ from heedful.lab.run import Progress, run
 
 
 def reasons(result: lab.RunResult) -> dict[str, str]:
-    cells = {
-        row["cell"]: f"{row['method']}-{row['seed']}" for row in results.cells(result.run_dir).to_dicts()
-    }
+    cells = {row["cell"]: f"{row['method']}-{row['seed']}" for row in results.cells(result.run_dir).to_dicts()}
     return {cells[cell]: reason for cell, reason in result.failed.items()}
 
 
@@ -54,9 +52,7 @@ def test_each_misbehaving_cell_fails_alone(tmp_path: Path, monkeypatch: pytest.M
     assert (again.done, again.resumed, again.failed, again.complete) == (7, 33, {}, True)
 
 
-def test_scratch_survives_a_kill_until_the_cell_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scratch_survives_a_kill_until_the_cell_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_FAULTS", json.dumps({"ours-1": "resume"}))
     first = run(toy_sweep.experiment, "smoke", workers=1, out=tmp_path)
     assert reasons(first).keys() == {"ours-1"}
@@ -126,9 +122,7 @@ def test_experiment_that_no_module_holds_is_refused(tmp_path: Path) -> None:
         run(dataclasses.replace(toy_sweep.experiment, version=3), "smoke", out=tmp_path)
 
 
-def test_experiment_that_workers_cannot_import_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_experiment_that_workers_cannot_import_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "toy_fickle.py").write_text(
         "import os, toy_sweep, dataclasses\n"
         "if os.environ.get('TOY_FICKLE'): raise ImportError('not in a worker')\n"

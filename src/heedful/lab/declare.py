@@ -290,9 +290,7 @@ class Experiment:
                     f"experiment {self.slug!r}: claim {claim.id!r} names no declared metric: {claim.metric!r}"
                 )
             if not (math.isfinite(claim.d) and claim.d >= 0):
-                raise ValueError(
-                    f"experiment {self.slug!r}: claim {claim.id!r}: d must be >= 0, got {claim.d}"
-                )
+                raise ValueError(f"experiment {self.slug!r}: claim {claim.id!r}: d must be >= 0, got {claim.d}")
 
     def metric(self, name: str) -> Metric:
         """The declared metric of that name; KeyError if there is none."""

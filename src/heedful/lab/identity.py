@@ -179,6 +179,4 @@ def identify(experiment: Experiment, params: Mapping[str, Any], device: str = "c
         except importlib.metadata.PackageNotFoundError:
             versions[MAJOR[name]] = "absent"
     inputs = dict(experiment.inputs(params)) if experiment.inputs else {}
-    return Identity(
-        experiment.slug, experiment.version, params, sources, inputs, versions, device.partition(":")[0]
-    )
+    return Identity(experiment.slug, experiment.version, params, sources, inputs, versions, device.partition(":")[0])

@@ -40,9 +40,7 @@ def t_interval(effects: np.ndarray, controls: np.ndarray | None) -> Interval:
     return float(centre - half), float(centre + half)
 
 
-def bootstrap_interval(
-    effects: np.ndarray, controls: np.ndarray | None, rng: np.random.Generator
-) -> Interval:
+def bootstrap_interval(effects: np.ndarray, controls: np.ndarray | None, rng: np.random.Generator) -> Interval:
     """Percentile interval over replications drawn with replacement, each with everything nested in it.
 
     Nested values stay together: a replication's mean already varies with what is drawn within it, and

@@ -70,17 +70,16 @@ def verdict(experiment: Experiment, claim: Claim, rows: pl.DataFrame) -> Verdict
     columns and every other identifying column (cell parameter or dimension) that is filled on both sides and
     that neither ``treatment`` nor ``control`` selects on. A column that only one side fills is averaged over;
     one with a single value on each side, but not the same (a tuned setting), describes the sides; the note
-    names them. Rows whose metric is missing or NaN, and keys that only one side has, are left out
-    and counted in the note.
+    names them. Rows whose metric is missing or NaN, and keys that only one side has, are left out and counted
+    in the note.
 
     **Replications.** Effects are averaged from the innermost unit outwards, so that each unit weighs the
-    same. A unit
-    column with a single value was not varied: it is skipped, and the note says so. With 20 or more values of
-        the
-    outermost remaining unit the interval is a bootstrap over them, each with all that is nested in it; with
-    fewer it is Student's t interval over their means. So ``("seed", "item")`` with 3 seeds is an interval
-    over 3 means, wide as it must be to speak of other seeds; where the seed only labels independent draws of
-    items, ``("item",)`` says that items replicate.
+    same. A unit column with a single value was not varied: it is skipped, and the note says so. With 20 or
+    more values of the outermost remaining unit the interval is a bootstrap over them, each with all that is
+    nested in it; with fewer it is Student's t interval over their means. So ``("seed", "item")`` with 3 seeds
+    is an interval over 3 means, wide as it must be to speak of other seeds; where the seed only labels
+    independent draws of items, ``("item",)`` says that items replicate. A log is taken in the order of its
+    unit columns; several logs are laid end to end.
 
     **Deciding.** ``superior`` and ``noninferior`` fail when the interval ends at or below the margin (below
     it, for ``noninferior``); ``tie`` holds when the interval lies within [-d, d] and fails when it lies
@@ -93,9 +92,7 @@ def verdict(experiment: Experiment, claim: Claim, rows: pl.DataFrame) -> Verdict
             return _exact(claim, rows)
         return _interval(experiment, claim, rows)
     except _NotMeasuredError as reason:
-        return Verdict(
-            claim.id, "not measured", None, None, None, 0, str(reason), claim.published, claim.boundary
-        )
+        return Verdict(claim.id, "not measured", None, None, None, 0, str(reason), claim.published, claim.boundary)
 
 
 def _exact(claim: Claim, rows: pl.DataFrame) -> Verdict:
@@ -131,9 +128,7 @@ def _interval(experiment: Experiment, claim: Claim, rows: pl.DataFrame) -> Verdi
         raise _NotMeasuredError("the control's mean is 0: there is no share of it")
     if claim.kind == "log":
         if len(effects) < SHORTEST_LOG:
-            raise _NotMeasuredError(
-                f"a log of {len(effects)} entries is too short; {SHORTEST_LOG} are needed"
-            )
+            raise _NotMeasuredError(f"a log of {len(effects)} entries is too short; {SHORTEST_LOG} are needed")
         block = intervals.block_length(effects)
         low, high = intervals.block_interval(effects, controls, rng, block)
         note.insert(0, f"moving-block bootstrap, blocks of {block}")
@@ -205,9 +200,7 @@ def _reported(side: str, rows: pl.DataFrame, metric: str, note: list[str]) -> pl
     return kept
 
 
-def _pairs(
-    experiment: Experiment, claim: Claim, rows: pl.DataFrame, metric: Metric
-) -> tuple[pl.DataFrame, list[str]]:
+def _pairs(experiment: Experiment, claim: Claim, rows: pl.DataFrame, metric: Metric) -> tuple[pl.DataFrame, list[str]]:
     """One row per key: the unit columns, ``effect`` (signed so that positive is better) and ``control``."""
     note: list[str] = []
     measured = {name for each in experiment.metrics for name in (each.name, *spread_columns(each.name))}
@@ -241,9 +234,7 @@ def _pairs(
     return pairs.sort(keys).with_columns(effect=effect), note
 
 
-def _shared(
-    names: Sequence[str], treated: pl.DataFrame, controls: pl.DataFrame
-) -> tuple[list[str], list[str]]:
+def _shared(names: Sequence[str], treated: pl.DataFrame, controls: pl.DataFrame) -> tuple[list[str], list[str]]:
     """The columns that pairs must agree on, and words about those that they need not."""
     shared, alone, differing = [], [], []
     for name in names:

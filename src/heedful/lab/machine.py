@@ -22,9 +22,7 @@ def machine() -> dict[str, str | int | float]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -51,9 +49,7 @@ def commit(folder: Path) -> str:
     """The git commit of ``folder``, with ``+`` if it has uncommitted changes; empty outside a repository."""
     try:
         answers = [
-            subprocess.run(
-                ["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-            ).stdout
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
             for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
         ]
     except (OSError, subprocess.SubprocessError):

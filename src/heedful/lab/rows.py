@@ -53,9 +53,7 @@ class Columns:
         names = [*experiment.dimensions, *values, *timings, *spreads]
         for name in names:
             if name in RESERVED or names.count(name) > 1:
-                raise LabError(
-                    f"{experiment.slug}: column {name!r} is declared twice or is the workbench's own"
-                )
+                raise LabError(f"{experiment.slug}: column {name!r} is declared twice or is the workbench's own")
         return cls(tuple(experiment.dimensions), values, timings)
 
     def check_params(self, cell: Cell) -> None:
@@ -90,10 +88,7 @@ class Columns:
                     )
                 kinds[place] = kind
             if key in seen:
-                where = (
-                    ", ".join(f"{name}={value!r}" for name, value in zip(self.dimensions, key))
-                    or "no dimensions"
-                )
+                where = ", ".join(f"{name}={value!r}" for name, value in zip(self.dimensions, key)) or "no dimensions"
                 raise LabError(f"row {index}: another row of the cell has the same dimensions ({where})")
             seen.add(key)
             values.append((*key, *(_number(row.get(name), index, name) for name in self.values)))
@@ -115,16 +110,10 @@ class Columns:
                     raise LabError(f"row {index}: timing {name!r} may be reported by exclusive cells only")
             elif name not in self.dimensions:
                 if name in cell.dict:
-                    raise LabError(
-                        f"row {index}: column {name!r} is a parameter of the cell and is added by itself"
-                    )
-                raise LabError(
-                    f"row {index}: column {name!r} is neither a declared metric nor a declared dimension"
-                )
+                    raise LabError(f"row {index}: column {name!r} is a parameter of the cell and is added by itself")
+                raise LabError(f"row {index}: column {name!r} is neither a declared metric nor a declared dimension")
         if not metric:
-            raise LabError(
-                f"row {index} reports no metric; declared are {', '.join((*self.values, *self.timings))}"
-            )
+            raise LabError(f"row {index} reports no metric; declared are {', '.join((*self.values, *self.timings))}")
 
 
 def _plain(value: Any) -> Any:
@@ -147,9 +136,7 @@ def _number(value: Any, index: int, name: str) -> float | None:
     plain = _plain(value)
     if isinstance(plain, int | float):
         return float(plain)
-    raise LabError(
-        f"row {index}: metric {name!r} is {type(value).__name__} {str(value)[:40]!r}, not a number"
-    )
+    raise LabError(f"row {index}: metric {name!r} is {type(value).__name__} {str(value)[:40]!r}, not a number")
 
 
 def combine_repeats(repeats: Sequence[Measured]) -> Measured:
@@ -160,9 +147,7 @@ def combine_repeats(repeats: Sequence[Measured]) -> Measured:
     first = repeats[0]
     for number, other in enumerate(repeats[1:], start=2):
         if repr(other.values) != repr(first.values):
-            raise LabError(
-                f"repeat {number} gave other values than the first: an exclusive cell must be deterministic"
-            )
+            raise LabError(f"repeat {number} gave other values than the first: an exclusive cell must be deterministic")
     timings = []
     for rows in zip(*(repeat.timings for repeat in repeats)):
         columns: list[float | None] = []

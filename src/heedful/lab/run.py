@@ -92,9 +92,7 @@ def resolve_params(
     Raises LabError for an unknown scale or parameter, and for a value of another type than the scale's own.
     """
     if scale not in experiment.scales:
-        raise LabError(
-            f"{experiment.slug} has no scale {scale!r}; choose from {', '.join(experiment.scales)}"
-        )
+        raise LabError(f"{experiment.slug} has no scale {scale!r}; choose from {', '.join(experiment.scales)}")
     params = dict(experiment.scales[scale].params)
     changes = dict(overrides or {})
     if seeds is not None:
@@ -110,9 +108,7 @@ def resolve_params(
     try:
         canonical(params)
     except (TypeError, ValueError) as error:
-        raise LabError(
-            f"{experiment.slug}: a parameter at scale {scale!r} is not plain data: {error}"
-        ) from error
+        raise LabError(f"{experiment.slug}: a parameter at scale {scale!r} is not plain data: {error}") from error
     return params
 
 
@@ -177,9 +173,7 @@ def run(
     try:
         store = Store(run_dir, columns)
         record = Record(experiment, scale, identity, reference, count, run_dir)
-        start = wire.Start(
-            reference, params, device, identity.code, home / "artifacts", store.scratch, os.getpid()
-        )
+        start = wire.Start(reference, params, device, identity.code, home / "artifacts", store.scratch, os.getpid())
         log = run_dir / "workers.log"
         executor = LocalWorkers(start, count, declared.limit_s, declared.repeats, log)
         work = _Work(experiment, store, executor, columns, progress)
@@ -256,11 +250,7 @@ class _Work:
         for cell in cells:
             self._columns.check_params(cell)
             if cell.id in self._known:
-                other = (
-                    "is listed twice"
-                    if self._known[cell.id] == name
-                    else "is both for calibration and for test"
-                )
+                other = "is listed twice" if self._known[cell.id] == name else "is both for calibration and for test"
                 raise LabError(f"{self._experiment.slug}: the cell {cell.dict} {other}")
             self._known[cell.id] = name
         if not cells:

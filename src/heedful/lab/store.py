@@ -51,9 +51,7 @@ def column(name: str, values: Sequence[Scalar]) -> pl.Series:
     if kinds == {int}:
         return pl.Series(name, values, dtype=pl.Int64)
     if kinds <= {int, float}:
-        return pl.Series(
-            name, [None if value is None else float(value) for value in values], dtype=pl.Float64
-        )
+        return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
     return pl.Series(name, [None if value is None else text(value) for value in values], dtype=pl.String)
 
 

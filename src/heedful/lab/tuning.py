@@ -29,15 +29,11 @@ def candidates(experiment: Experiment, params: Mapping[str, Any]) -> list[Candid
     if tuning is None:
         return []
     if tuning.metric not in {metric.name for metric in experiment.metrics if metric.better != "neither"}:
-        raise LabError(
-            f"{experiment.slug}: tuning needs a declared metric with a direction, not {tuning.metric!r}"
-        )
+        raise LabError(f"{experiment.slug}: tuning needs a declared metric with a direction, not {tuning.metric!r}")
     grids = tuning.grids(params)
     lengths = {method: len(grid) for method, grid in grids.items()}
     if len(set(lengths.values())) > 1:
-        raise LabError(
-            f"{experiment.slug}: tuning grids differ in length: {lengths}; rivals get equal effort"
-        )
+        raise LabError(f"{experiment.slug}: tuning grids differ in length: {lengths}; rivals get equal effort")
     listed = []
     for method, grid in grids.items():
         if len({canonical(dict(setting)) for setting in grid}) < len(grid):
@@ -46,9 +42,7 @@ def candidates(experiment: Experiment, params: Mapping[str, Any]) -> list[Candid
             listed.append(Candidate(method, setting, tuple(tuning.cells(params, method, setting))))
     counts = {len(candidate.cells) for candidate in listed}
     if len(counts) > 1 or 0 in counts:
-        raise LabError(
-            f"{experiment.slug}: tuning candidates differ in their number of cells: {sorted(counts)}"
-        )
+        raise LabError(f"{experiment.slug}: tuning candidates differ in their number of cells: {sorted(counts)}")
     return listed
 
 
@@ -67,9 +61,7 @@ def choose(experiment: Experiment, listed: list[Candidate], rows: pl.DataFrame) 
         ids = [cell.id for cell in candidate.cells]
         mean = rows.filter(pl.col("cell").is_in(ids))[metric.name].fill_nan(None).mean()
         if not isinstance(mean, float):
-            raise LabError(
-                f"{experiment.slug}: {candidate.method!r}, {dict(candidate.setting)} gave no {metric.name}"
-            )
+            raise LabError(f"{experiment.slug}: {candidate.method!r}, {dict(candidate.setting)} gave no {metric.name}")
         if candidate.method not in best or sign * mean > best[candidate.method]:
             best[candidate.method], chosen[candidate.method] = sign * mean, dict(candidate.setting)
     return chosen

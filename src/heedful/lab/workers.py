@@ -201,9 +201,7 @@ class LocalWorkers:
                 if worker.idle and todo:
                     share = 1 if alone else max(1, len(todo) // (2 * self._count))
                     size = min(worker.size, share, len(todo))
-                    worker.assign(
-                        wire.Batch(tuple(todo.popleft() for _ in range(size)), tuned, self._repeats)
-                    )
+                    worker.assign(wire.Batch(tuple(todo.popleft() for _ in range(size)), tuned, self._repeats))
             for key, _ in self._selector.select(TICK_S):
                 yield from self._read(key.data, todo)
             for worker in list(self._workers):
@@ -261,9 +259,7 @@ class LocalWorkers:
                     worker.waited_from = None
                 case wire.Ready(error):
                     if error:
-                        raise LabError(
-                            f"the experiment cannot be imported by a worker: {error}; see {self._log}"
-                        )
+                        raise LabError(f"the experiment cannot be imported by a worker: {error}; see {self._log}")
                     worker.ready, worker.idle, self._failed_starts = True, True, 0
 
     def _enforce(self, worker: _Worker, todo: deque[Cell]) -> Iterator[Outcome]:
