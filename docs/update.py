@@ -2,10 +2,10 @@
 
     python docs/update.py [--runs runs] [--check]
 
-A page holds blocks ``<!-- made: KIND SYSTEM -->`` ... ``<!-- end -->``; what stands between is written here, the rest by
-hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured`` and ``verdicts``
-from the newest complete run at scale small under --runs, and stay as they are where there is none. With --check nothing
-is written, and the exit status is 1 if a block that needs no run is out of date.
+A page holds blocks ``<!-- made: KIND SYSTEM -->`` ... ``<!-- end -->``; what stands between is written here, the
+rest by hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured`` and
+``verdicts`` from the newest complete run at scale small under --runs, and stay as they are where there is none. With
+--check nothing is written, and the exit status is 1 if a block that needs no run is out of date.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def claims(experiment: Experiment) -> str:
     lines = []
     for claim in experiment.claims:
         kind = " *(boundary)*" if claim.boundary else ""
-        rule = claim.reason and f"not measured: {claim.reason}" or text.decision(claim, experiment.metric(claim.metric))
+        rule = (claim.reason and f"not measured: {claim.reason}") or text.decision(
+            claim, experiment.metric(claim.metric)
+        )
         lines.append(f"- **{claim.id}**{kind}: {claim.text} — {rule}.")
     return "\n".join(lines) + "\n"
 
@@ -77,8 +79,9 @@ def verdicts(experiment: Experiment, meta: dict[str, Any]) -> str:
     where = machine.get("cpu") or machine.get("processor") or "this machine"
     fixed = sorted({claim.fixed for claim in experiment.claims if claim.fixed})
     foot = (
-        f"\n`heedful run {experiment.slug}` at scale small: {minutes:.0f} minutes on {where}, {meta['workers']} workers, "
-        f"{text.moment(meta['finished'])}; run {meta['run_id']}. Not varied: {'; '.join(fixed)}.\n"
+        f"\n`heedful run {experiment.slug}` at scale small: {minutes:.0f} minutes on {where}, "
+        f"{meta['workers']} workers, {text.moment(meta['finished'])}; run {meta['run_id']}. "
+        f"Not varied: {'; '.join(fixed)}.\n"
     )
     return "\n".join([*head, *_verdict_rows(experiment, meta)]) + "\n" + foot
 
@@ -88,9 +91,16 @@ def measured(experiment: Experiment, folder: Path, meta: dict[str, Any]) -> str:
     assert experiment.figures is not None
     for figure in experiment.figures(results.read(folder)):
         columns = figure.table.columns
-        lines = [f"\n**{figure.title}.** {figure.caption}\n", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines = [
+            f"\n**{figure.title}.** {figure.caption}\n",
+            "| " + " | ".join(columns) + " |",
+            "|---" * len(columns) + "|",
+        ]
         for row in figure.table.iter_rows():
-            cells = ["" if value is None else text.number(value, 3) if isinstance(value, float) else str(value) for value in row]
+            cells = [
+                "" if value is None else text.number(value, 3) if isinstance(value, float) else str(value)
+                for value in row
+            ]
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines) + "\n")
     if meta["tuned"]:

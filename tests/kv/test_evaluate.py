@@ -27,8 +27,7 @@ def model():
 def episodes():
     rng = np.random.default_rng(0)
     return [
-        Episode(rng.integers(3, 60, n), rng.random(n) < 0.4, (5 + i, 9 + 2 * i))
-        for i, n in enumerate([30, 41, 36])
+        Episode(rng.integers(3, 60, n), rng.random(n) < 0.4, (5 + i, 9 + 2 * i)) for i, n in enumerate([30, 41, 36])
     ]
 
 
@@ -45,9 +44,7 @@ def test_full_policy_equals_one_forward_pass(model, episodes):
 
 @pytest.mark.parametrize("policy", [H2O(budget=8), Local(budget=8)], ids=str)
 def test_results_do_not_depend_on_the_batch(model, episodes, policy):
-    for together, alone in zip(
-        play(model, policy, episodes, batch=3), play(model, policy, episodes, batch=1)
-    ):
+    for together, alone in zip(play(model, policy, episodes, batch=3), play(model, policy, episodes, batch=1)):
         np.testing.assert_allclose(together.nats, alone.nats, atol=1e-9)
         assert alone.usage.slots == (8.0, 8.0)
 
@@ -57,9 +54,9 @@ def test_running_free_feeds_the_models_own_predictions(model):
     scored = np.array([False] * 3 + [True] * 3)
     (played,) = play(model, Full(), [Episode(tokens, scored, (3,))], free=True)
     with torch.inference_mode():
-        own = model.generate(
-            torch.from_numpy(tokens[None, :3]), max_new_tokens=3, do_sample=False, eos_token_id=None
-        )[0, 3:]
+        own = model.generate(torch.from_numpy(tokens[None, :3]), max_new_tokens=3, do_sample=False, eos_token_id=None)[
+            0, 3:
+        ]
     np.testing.assert_array_equal(played.correct[3:], own.numpy() == tokens[3:])
 
 

@@ -30,7 +30,9 @@ def test_claims_speak_of_cells_that_are_measured(experiment):
         for side in (claim.treatment, claim.control):
             if not isinstance(side, float | int):
                 wanted = {**claim.where, **side}
-                matches = [c for c in cells if all(c.get(k) in (v if isinstance(v, list) else [v]) for k, v in wanted.items())]
+                matches = [
+                    c for c in cells if all(c.get(k) in (v if isinstance(v, list) else [v]) for k, v in wanted.items())
+                ]
                 assert matches, (claim.id, wanted)
 
 

@@ -100,9 +100,7 @@ def test_belady_is_the_best_of_all_policies():
             for t in rng.choice(np.arange(prompt + 1, length), size=4, replace=False)
         }
         found = belady(length, prompt, budget, needs)
-        assert sum(found[t] * len(needs[t]) for t in needs) == pytest.approx(
-            best(length, prompt, budget, needs)
-        )
+        assert sum(found[t] * len(needs[t]) for t in needs) == pytest.approx(best(length, prompt, budget, needs))
 
 
 def test_recurrence_of_a_periodic_entry_is_its_period():

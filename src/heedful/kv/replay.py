@@ -89,7 +89,7 @@ def simulate(policy: Policy, rows: Sequence[Tensor], prompt: int) -> Tensor:
             slots.steps += 1
             where = slots.position.long()
             held = where.clamp(min=0)
-            alive[:, layer, :, t].scatter_(-1, held, where >= 0)
+            alive[:, layer, :, t].scatter_(-1, held.cpu(), (where >= 0).cpu())
             if policy.reads.step:
                 row = recorded[:, :, :, t].gather(-1, held[:, :, None].expand(-1, -1, recorded.shape[2], -1))
                 if (where < 0).any():
@@ -158,7 +158,9 @@ def belady(length: int, prompt: int, budget: int, needs: Mapping[int, Sequence[S
             held.add(now)
         if now + 1 in needs:
             wanted = needs[now + 1]
-            met[now + 1] = float(np.mean([any(p in held for p in positions) for positions in wanted])) if wanted else float("nan")
+            met[now + 1] = (
+                float(np.mean([any(p in held for p in positions) for positions in wanted])) if wanted else float("nan")
+            )
         while len(held) > budget:
             held.remove(max(held, key=lambda p: (next_use(p, now + 1), -p)))
     return met

@@ -21,14 +21,14 @@ SPLITS = {"test": 0, "calibration": 1}
 
 
 @lru_cache(maxsize=4)
-def model(name: str, twin: int | None = None) -> Any:
+def model(name: str, device: str, twin: int | None = None) -> Any:
     """A shipped model by name, or its randomly initialised twin with that seed; evaluation mode, one thread."""
     torch.set_num_threads(1)
-    trained, _ = models.load(name)
-    if twin is None:
-        return trained
-    torch.manual_seed(twin)
-    return type(trained)(trained.config).eval()
+    chosen: Any = models.load(name)[0]
+    if twin is not None:
+        torch.manual_seed(twin)
+        chosen = type(chosen)(chosen.config).eval()
+    return chosen.to(device)
 
 
 def items(task: str, seed: int, count: int, length: int, split: str = "test", **options: Any) -> list[Item]:
@@ -72,13 +72,13 @@ def policy_for(spec: str, slots: int, work: Sequence[Item]) -> Any:
     return lambda batch: Clairvoyant(slots, needs=tuple(needs[i] for i in batch))
 
 
-def fill(cache: EvictingCache, length: int, config: Any, batch: int, seed: int) -> None:
+def fill(cache: EvictingCache, length: int, config: Any, batch: int, seed: int, device: str = "cpu") -> None:
     """Puts random keys and values of ``length`` tokens into every managed layer, as if a prompt had been read."""
     generator = torch.Generator().manual_seed(seed)
     heads = config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for layer in cache.evicting:
         slots = cache.slots(layer)
-        keys, values = torch.randn(2, batch, heads, length, width, generator=generator)
+        keys, values = torch.randn(2, batch, heads, length, width, generator=generator).to(device)
         slots.append(keys, values)
         slots.fresh = False

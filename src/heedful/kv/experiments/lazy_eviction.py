@@ -44,26 +44,47 @@ def grids(params: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
 
 def tuning_cells(params: Mapping[str, Any], method: str, setting: Mapping[str, Any]) -> Iterator[Cell]:
     yield Cell.of(
-        part="live", split="calibration", task=MAIN, method=method, setting=setting["setting"], tuned=False,
-        share=params["tuned_share"], seed=0,
+        part="live",
+        split="calibration",
+        task=MAIN,
+        method=method,
+        setting=setting["setting"],
+        tuned=False,
+        share=params["tuned_share"],
+        seed=0,
     )
 
 
 def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[Cell]:
     for seed in params["seeds"]:
         for task, shares in params["tasks"].items():
-            yield Cell.of(part="live", split="test", task=task, method="full", setting="", tuned=False, share=1.0, seed=seed)
+            yield Cell.of(
+                part="live", split="test", task=task, method="full", setting="", tuned=False, share=1.0, seed=seed
+            )
             yield Cell.of(part="recurrence", split="test", task=task, seed=seed)
             for share in shares:
                 methods = ("clairvoyant", *RIVALS, *OURS, *(ABLATIONS if task == MAIN else ()))
                 for method in methods:
                     for part in ("live", "replay"):
                         yield Cell.of(
-                            part=part, split="test", task=task, method=method, setting="", tuned=False, share=share, seed=seed
+                            part=part,
+                            split="test",
+                            task=task,
+                            method=method,
+                            setting="",
+                            tuned=False,
+                            share=share,
+                            seed=seed,
                         )
         for method in TUNABLE:
             yield Cell.of(
-                part="live", split="test", task=MAIN, method=method, setting="", tuned=True, share=params["tuned_share"],
+                part="live",
+                split="test",
+                task=MAIN,
+                method=method,
+                setting="",
+                tuned=True,
+                share=params["tuned_share"],
                 seed=seed,
             )
 
@@ -86,7 +107,7 @@ def _policy(cell: Cell, ctx: Context, work: Sequence[Any]) -> Any:
     spec, _, convention = cell["method"].partition("@")
     name, _, given = spec.partition(":")
     options = dict(pair.split("=") for pair in given.split(",") if pair)
-    setting = ctx.tuned[cell["method"]]["setting"] if cell["tuned"] else cell["setting"]
+    setting = str(ctx.tuned[cell["method"]]["setting"] if cell["tuned"] else cell["setting"])
     options |= dict(pair.split("=") for pair in setting.split(",") if pair)
     known = calibration(ctx)
     base, _, form = name.partition("+")
@@ -114,12 +135,14 @@ def calibration(ctx: Context) -> dict[str, Any]:
     key = {"what": "alpha and window", "length": length, "largest": largest, "items": ctx.params["calibration_items"]}
 
     def build(folder: Path) -> None:
-        (folder / "calibration.json").write_text(json.dumps(_calibrate(length, largest, ctx.params["calibration_items"])))
+        (folder / "calibration.json").write_text(
+            json.dumps(_calibrate(length, largest, ctx.params["calibration_items"], ctx.device))
+        )
 
     return json.loads((ctx.artifact(key, build) / "calibration.json").read_text())
 
 
-def _calibrate(length: int, largest: int, count: int) -> dict[str, Any]:
+def _calibrate(length: int, largest: int, count: int, device: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
@@ -130,15 +153,17 @@ def _calibrate(length: int, largest: int, count: int) -> dict[str, Any]:
     active = np.zeros(len(alphas))
     recorded = []
     for item in _work.items(MAIN, 0, count, length, "calibration"):
-        rows = record(_work.model(MODEL), torch.from_numpy(item.tokens[None]))
+        rows = record(_work.model(MODEL, device), torch.from_numpy(item.tokens[None]).to(device))
         recorded.append((rows, item.prompt_length))
         n = len(item.tokens)
         far = torch.ones(n, n, dtype=torch.bool).tril(-16)
         for index, alpha in enumerate(alphas):
-            active[index] += np.mean([float(((r >= alpha) & far)[..., item.prompt_length :, :].sum(-1).float().mean()) for r in rows])
+            active[index] += np.mean(
+                [float(((r.cpu() >= alpha) & far)[..., item.prompt_length :, :].sum(-1).float().mean()) for r in rows]
+            )
     active /= count
     alpha = alphas[int(np.abs(np.log(np.maximum(active, 1e-9) / 3)).argmin())]
-    intervals = np.concatenate([recurrence(rows, prompt, alpha).numpy().ravel() for rows, prompt in recorded])
+    intervals = np.concatenate([recurrence(rows, prompt, alpha).cpu().numpy().ravel() for rows, prompt in recorded])
     percentile = int(np.percentile(intervals[intervals > 0], 80))
     return {"alpha": alpha, "window": int(np.clip(percentile, 4, largest)), "p80": percentile}
 
@@ -152,7 +177,13 @@ def _live(cell: Cell, ctx: Context) -> Iterator[Row]:
     work = _work_of(cell, ctx)
     policy = "full" if cell["method"] == "full" else None
     chosen = _work.policy_for(policy, 0, work) if policy else _policy(cell, ctx, work)
-    played = play(_work.model(MODEL), chosen, [_work.episode(item) for item in work], batch=ctx.params["batch"])
+    played = play(
+        _work.model(MODEL, ctx.device),
+        chosen,
+        [_work.episode(item) for item in work],
+        batch=ctx.params["batch"],
+        device=ctx.device,
+    )
     for index, (item, result) in enumerate(zip(work, played)):
         far = _far(item, ctx)
         yield {
@@ -182,7 +213,7 @@ def _replay(cell: Cell, ctx: Context) -> Iterator[Row]:
     policy = _policy(cell, ctx, work)
     slots = round(cell["share"] * ctx.params["length"])
     for index, item in enumerate(work):
-        rows = record(_work.model(MODEL), torch.from_numpy(item.tokens[None]))
+        rows = record(_work.model(MODEL, ctx.device), torch.from_numpy(item.tokens[None]).to(ctx.device))
         far = _far(item, ctx)
         needs = {t: alternatives for t, alternatives in item.needs.items() if far[t]}
         chosen = policy if not callable(policy) else policy([index])
@@ -204,8 +235,12 @@ def _recurrence(cell: Cell, ctx: Context) -> Iterator[Row]:
 
     known = calibration(ctx)
     for index, item in enumerate(_work_of(cell, ctx)[: ctx.params["replay_items"]]):
-        rows = record(_work.model(MODEL), torch.from_numpy(item.tokens[None]))
-        interval = recurrence(rows, item.prompt_length, known["alpha"]).numpy()[..., : len(item.tokens) - known["window"]]
+        rows = record(_work.model(MODEL, ctx.device), torch.from_numpy(item.tokens[None]).to(ctx.device))
+        interval = (
+            recurrence(rows, item.prompt_length, known["alpha"])
+            .cpu()
+            .numpy()[..., : len(item.tokens) - known["window"]]
+        )
         yield {
             "item": 1000 * cell["seed"] + index,
             "recurring": float((interval > 1).mean()),
@@ -222,8 +257,18 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
 
     found = []
     for part, metric, title, caption in (
-        ("live", "far_accuracy", "Accuracy where the operand was last seen long ago", "Live decoding on the cut cache."),
-        ("replay", "hit_rate", "Needed entries still held when needed", "Replay of recorded full-cache attention, mean over layers and heads."),
+        (
+            "live",
+            "far_accuracy",
+            "Accuracy where the operand was last seen long ago",
+            "Live decoding on the cut cache.",
+        ),
+        (
+            "replay",
+            "hit_rate",
+            "Needed entries still held when needed",
+            "Replay of recorded full-cache attention, mean over layers and heads.",
+        ),
     ):
         chosen = rows.filter(pl.col("part") == part)
         if part == "live" and len(chosen):
@@ -232,7 +277,12 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
             continue
         table = (
             chosen.group_by("task", "method", "share")
-            .agg(pl.col(metric).mean(), pl.col(metric).std().alias("sd"), pl.len().alias("items"), pl.col("slots", "peak_slots").mean())
+            .agg(
+                pl.col(metric).mean(),
+                pl.col(metric).std().alias("sd"),
+                pl.len().alias("items"),
+                pl.col("slots", "peak_slots").mean(),
+            )
             .sort("task", "share", metric, descending=[False, False, True])
         )
         chart = (
@@ -250,18 +300,35 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
         found.append(Figure(title, chart, table, caption))
     tuned = rows.filter((pl.col("part") == "live") & pl.col("tuned"))
     if len(tuned):
-        table = tuned.group_by("method").agg(pl.col("far_accuracy", "accuracy", "slots", "peak_slots").mean()).sort("far_accuracy", descending=True)
+        table = (
+            tuned.group_by("method")
+            .agg(pl.col("far_accuracy", "accuracy", "slots", "peak_slots").mean())
+            .sort("far_accuracy", descending=True)
+        )
         chart = (
             alt.Chart(table)
             .mark_bar()
-            .encode(x=alt.X("far_accuracy:Q", scale=alt.Scale(domain=[0, 1])), y=alt.Y("method:N", sort="-x"), tooltip=["method", "far_accuracy"])
+            .encode(
+                x=alt.X("far_accuracy:Q", scale=alt.Scale(domain=[0, 1])),
+                y=alt.Y("method:N", sort="-x"),
+                tooltip=["method", "far_accuracy"],
+            )
             .properties(width=420)
         )
-        found.append(Figure("Tuned on calibration items, six settings each", chart, table, "Far accuracy on test items at the tuned budget."))
+        found.append(
+            Figure(
+                "Tuned on calibration items, six settings each",
+                chart,
+                table,
+                "Far accuracy on test items at the tuned budget.",
+            )
+        )
     return found
 
 
-def _against(control: str, share: float = 0.35, task: str = MAIN, part: str = "live", method: str = "lazy-eviction") -> dict[str, Any]:
+def _against(
+    control: str, share: float = 0.35, task: str = MAIN, part: str = "live", method: str = "lazy-eviction"
+) -> dict[str, Any]:
     return {
         "treatment": {"method": method},
         "control": {"method": control},
@@ -275,8 +342,8 @@ experiment = Experiment(
     slug="lazy-eviction",
     room="kv",
     title="LazyEviction",
-    question="During a long chain of thought, which cached tokens may be dropped when many of them look dead for dozens of "
-    "steps and then matter again?",
+    question="During a long chain of thought, which cached tokens may be dropped when many of them look dead for "
+    "dozens of steps and then matter again?",
     summary="Every W steps drops the entries that have been silent for longer than they usually are.",
     paper=Paper(
         title="LazyEviction: Lagged KV Eviction with Attention Pattern Observation for Efficient Long Reasoning",
@@ -287,12 +354,27 @@ experiment = Experiment(
     ),
     metrics=(
         Metric("accuracy", "1", "higher", "Share of an item's scored tokens that the model predicts right."),
-        Metric("far_accuracy", "1", "higher", "The same among tokens whose operand was last mentioned more than `far` tokens ago."),
-        Metric("hit_rate", "1", "higher", "Share of (layer, head, need) combinations, far ones, that a policy still held in replay."),
+        Metric(
+            "far_accuracy",
+            "1",
+            "higher",
+            "The same among tokens whose operand was last mentioned more than `far` tokens ago.",
+        ),
+        Metric(
+            "hit_rate",
+            "1",
+            "higher",
+            "Share of (layer, head, need) combinations, far ones, that a policy still held in replay.",
+        ),
         Metric("belady_hit_rate", "1", "higher", "The largest share that any policy of that size can reach."),
         Metric("recurring", "1", "neither", "Share of entries whose maximum recurrence interval exceeds 1."),
         Metric("beyond_window", "1", "neither", "Share of entries whose maximum recurrence interval exceeds W."),
-        Metric("interval_p80", "1", "neither", "80th percentile of the maximum recurrence interval, in steps, of entries that recur."),
+        Metric(
+            "interval_p80",
+            "1",
+            "neither",
+            "80th percentile of the maximum recurrence interval, in steps, of entries that recur.",
+        ),
         Metric("alpha", "1", "neither", "The calibrated activation threshold."),
         Metric("window", "1", "neither", "The calibrated W, in steps."),
         Metric("slots", "1", "neither", "Entries per layer and KV head at the end, mean."),
@@ -302,29 +384,51 @@ experiment = Experiment(
     scales={
         "smoke": Scale(
             {
-                "seeds": [0], "length": 96, "items": 2, "replay_items": 2, "calibration_items": 1, "batch": 4, "far": 16,
-                "tasks": {MAIN: [0.35]}, "tuned_share": 0.35,
+                "seeds": [0],
+                "length": 96,
+                "items": 2,
+                "replay_items": 2,
+                "calibration_items": 1,
+                "batch": 4,
+                "far": 16,
+                "tasks": {MAIN: [0.35]},
+                "tuned_share": 0.35,
             },
             limit_s=120,
             leaves_out="Everything but a check that it runs.",
         ),
         "small": Scale(
             {
-                "seeds": [0, 1, 2], "length": 384, "items": 24, "replay_items": 4, "calibration_items": 4, "batch": 24,
-                "far": 32, "tuned_share": 0.35,
+                "seeds": [0, 1, 2],
+                "length": 384,
+                "items": 24,
+                "replay_items": 4,
+                "calibration_items": 4,
+                "batch": 24,
+                "far": 32,
+                "tuned_share": 0.35,
                 "tasks": {
-                    MAIN: [0.2, 0.35, 0.5], "verify": [0.35], "ledger:uniform": [0.35], "ledger:recent": [0.35],
+                    MAIN: [0.2, 0.35, 0.5],
+                    "verify": [0.35],
+                    "ledger:uniform": [0.35],
+                    "ledger:recent": [0.35],
                     "ledger:oneshot": [0.35],
                 },
             },
             limit_s=600,
-            leaves_out="Reasoning models of billions of parameters and their benchmarks; throughput and peak memory at 2k to "
-            "16k generated tokens on a GPU; sequences beyond 384 tokens; R-KV.",
+            leaves_out="Reasoning models of billions of parameters and their benchmarks; throughput and peak memory at "
+            "2k to 16k generated tokens on a GPU; sequences beyond 384 tokens; R-KV.",
         ),
         "full": Scale(
             {
-                "seeds": list(range(10)), "length": 512, "items": 50, "replay_items": 10, "calibration_items": 10, "batch": 50,
-                "far": 32, "tuned_share": 0.35,
+                "seeds": list(range(10)),
+                "length": 512,
+                "items": 50,
+                "replay_items": 10,
+                "calibration_items": 10,
+                "batch": 50,
+                "far": 32,
+                "tuned_share": 0.35,
                 "tasks": {
                     task: [0.2, 0.35, 0.5]
                     for task in (MAIN, "verify", "ledger:uniform", "ledger:recent", "ledger:oneshot", "ledger:stack")
@@ -342,81 +446,158 @@ experiment = Experiment(
     modules=("heedful.kv", "heedful.models.tasks"),
     claims=(
         Claim(
-            "model-knows", "The model answers at least 95 % of the ledger with the full cache, so that losses are the policy's.",
-            "accuracy", rule="noninferior", d=0.0, control=0.95, treatment={"method": "full"},
-            where={"part": "live", "task": MAIN}, **_ITEMS,
+            "model-knows",
+            "The model answers at least 95 % of the ledger with the full cache, so that losses are the policy's.",
+            "accuracy",
+            rule="noninferior",
+            d=0.0,
+            control=0.95,
+            treatment={"method": "full"},
+            where={"part": "live", "task": MAIN},
+            **_ITEMS,
         ),
         Claim(
-            "parity", "At a 50 % budget far recall is within two points of the full cache.",
-            "far_accuracy", rule="noninferior", d=0.02, treatment={"method": "lazy-eviction", "share": 0.5},
-            control={"method": "full"}, where={"part": "live", "task": MAIN, "tuned": False},
-            published="MATH-500, R1-Distill-Llama-8B, 50 % budget: 75.2 against 74.8 full", **_ITEMS,
+            "parity",
+            "At a 50 % budget far recall is within two points of the full cache.",
+            "far_accuracy",
+            rule="noninferior",
+            d=0.02,
+            treatment={"method": "lazy-eviction", "share": 0.5},
+            control={"method": "full"},
+            where={"part": "live", "task": MAIN, "tuned": False},
+            published="MATH-500, R1-Distill-Llama-8B, 50 % budget: 75.2 against 74.8 full",
+            **_ITEMS,
         ),
         Claim(
-            "beats-h2o", "At 35 %, far recall is above H2O's, both deciding every W steps.",
-            "far_accuracy", rule="superior", d=0.02, **_against("h2o+window"), **_ITEMS,
+            "beats-h2o",
+            "At 35 %, far recall is above H2O's, both deciding every W steps.",
+            "far_accuracy",
+            rule="superior",
+            d=0.02,
+            **_against("h2o+window"),
+            **_ITEMS,
             published="LazyEviction above H2O on reasoning benchmarks; an independent study found the opposite",
         ),
         Claim(
-            "beats-raas", "At 35 %, far recall is above RaaS's, both deciding every W steps.",
-            "far_accuracy", rule="superior", d=0.02, **_against("raas+window"), **_ITEMS,
+            "beats-raas",
+            "At 35 %, far recall is above RaaS's, both deciding every W steps.",
+            "far_accuracy",
+            rule="superior",
+            d=0.02,
+            **_against("raas+window"),
+            **_ITEMS,
         ),
         Claim(
-            "beats-tova", "At 35 %, far recall is above TOVA's.",
-            "far_accuracy", rule="superior", d=0.05, **_against("tova"), **_ITEMS,
+            "beats-tova",
+            "At 35 %, far recall is above TOVA's.",
+            "far_accuracy",
+            rule="superior",
+            d=0.05,
+            **_against("tova"),
+            **_ITEMS,
         ),
         Claim(
-            "beats-h2o-at-peak", "At 35 % of peak size (W slots less after a decision), far recall is above H2O's.",
-            "far_accuracy", rule="superior", d=0.02, **_against("h2o", method="lazy-eviction@peak"), **_ITEMS,
+            "beats-h2o-at-peak",
+            "At 35 % of peak size (W slots less after a decision), far recall is above H2O's.",
+            "far_accuracy",
+            rule="superior",
+            d=0.02,
+            **_against("h2o", method="lazy-eviction@peak"),
+            **_ITEMS,
         ),
         Claim(
-            "tuned-beats-h2o", "Tuned with equal effort, far recall at 35 % is above H2O's.",
-            "far_accuracy", rule="superior", d=0.02, treatment={"method": "lazy-eviction"}, control={"method": "h2o"},
-            where={"part": "live", "task": MAIN, "tuned": True}, **_ITEMS,
+            "tuned-beats-h2o",
+            "Tuned with equal effort, far recall at 35 % is above H2O's.",
+            "far_accuracy",
+            rule="superior",
+            d=0.02,
+            treatment={"method": "lazy-eviction"},
+            control={"method": "h2o"},
+            where={"part": "live", "task": MAIN, "tuned": True},
+            **_ITEMS,
         ),
         Claim(
-            "tuned-beats-raas", "Tuned with equal effort, far recall at 35 % is above RaaS's.",
-            "far_accuracy", rule="superior", d=0.02, treatment={"method": "lazy-eviction"}, control={"method": "raas"},
-            where={"part": "live", "task": MAIN, "tuned": True}, **_ITEMS,
+            "tuned-beats-raas",
+            "Tuned with equal effort, far recall at 35 % is above RaaS's.",
+            "far_accuracy",
+            rule="superior",
+            d=0.02,
+            treatment={"method": "lazy-eviction"},
+            control={"method": "raas"},
+            where={"part": "live", "task": MAIN, "tuned": True},
+            **_ITEMS,
         ),
         *(
             Claim(
-                f"window-{name}", f"Deciding every W steps is no worse for {name} than deciding at every step.",
-                "far_accuracy", rule="noninferior", d=0.02, **_against(name, method=f"{name}+window"), **_ITEMS,
+                f"window-{name}",
+                f"Deciding every W steps is no worse for {name} than deciding at every step.",
+                "far_accuracy",
+                rule="noninferior",
+                d=0.02,
+                **_against(name, method=f"{name}+window"),
+                **_ITEMS,
             )
             for name in ("tova", "h2o", "raas")
         ),
         Claim(
-            "intervals-matter", "The recurrence interval does better than the last activation alone.",
-            "far_accuracy", rule="superior", d=0.02, **_against("lazy-eviction:variant=lag"), **_ITEMS,
+            "intervals-matter",
+            "The recurrence interval does better than the last activation alone.",
+            "far_accuracy",
+            rule="superior",
+            d=0.02,
+            **_against("lazy-eviction:variant=lag"),
+            **_ITEMS,
         ),
         Claim(
-            "recurring", "Nearly all tokens of a trace recur after more than one step.",
-            "recurring", rule="superior", control=0.95, treatment={"part": "recurrence", "task": MAIN},
-            published="over 95 % of tokens have a maximum recurrence interval above 1", **_ITEMS,
+            "recurring",
+            "Nearly all tokens of a trace recur after more than one step.",
+            "recurring",
+            rule="superior",
+            control=0.95,
+            treatment={"part": "recurrence", "task": MAIN},
+            published="over 95 % of tokens have a maximum recurrence interval above 1",
+            **_ITEMS,
         ),
         Claim(
-            "throughput", "Throughput against the full cache at large batches.",
-            "accuracy", reason="needs large batches and thousands of generated tokens; see benchmarks/kv_decode.py for the "
-            "decode speed on one machine", published="up to 4.28x",
+            "throughput",
+            "Throughput against the full cache at large batches.",
+            "accuracy",
+            reason="needs large batches and thousands of generated tokens; see benchmarks/kv_decode.py for the "
+            "decode speed on one machine",
+            published="up to 4.28x",
         ),
         Claim(
-            "recent", "Where only the last three names are used, nothing recurs late: plain recency is no worse.",
-            "accuracy", rule="noninferior", d=0.02, boundary=True,
-            **_against("lazy-eviction", task="ledger:recent", method="local"), **_ITEMS,
+            "recent",
+            "Where only the last three names are used, nothing recurs late: plain recency is no worse.",
+            "accuracy",
+            rule="noninferior",
+            d=0.02,
+            boundary=True,
+            **_against("lazy-eviction", task="ledger:recent", method="local"),
+            **_ITEMS,
         ),
         Claim(
-            "uniform", "Where reuse is memoryless, intervals tell nothing beyond counts: no gain over H2O.",
-            "far_accuracy", rule="noninferior", d=0.05, boundary=True,
-            **_against("lazy-eviction", task="ledger:uniform", method="h2o+window"), **_ITEMS,
+            "uniform",
+            "Where reuse is memoryless, intervals tell nothing beyond counts: no gain over H2O.",
+            "far_accuracy",
+            rule="noninferior",
+            d=0.05,
+            boundary=True,
+            **_against("lazy-eviction", task="ledger:uniform", method="h2o+window"),
+            **_ITEMS,
         ),
         Claim(
-            "oneshot", "Where every name is used once, nothing recurs: plain recency is no worse.",
-            "accuracy", rule="noninferior", d=0.05, boundary=True,
-            **_against("lazy-eviction", task="ledger:oneshot", method="local"), **_ITEMS,
+            "oneshot",
+            "Where every name is used once, nothing recurs: plain recency is no worse.",
+            "accuracy",
+            rule="noninferior",
+            d=0.05,
+            boundary=True,
+            **_against("lazy-eviction", task="ledger:oneshot", method="local"),
+            **_ITEMS,
         ),
     ),
-    example='''\
+    example="""\
 from heedful import models
 from heedful.kv import LazyEviction
 
@@ -426,7 +607,7 @@ cache = policy.cache_for(model)
 inputs = tokenizer("<bos> K3 V1 K7 V2 <cot> K3", return_tensors="pt")
 model.generate(**inputs, past_key_values=cache, max_new_tokens=24, do_sample=False)
 print(cache.usage().slots)
-''',
+""",
 )
 
 
