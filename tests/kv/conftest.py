@@ -73,6 +73,12 @@ def tiny() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def fresh() -> Callable[..., Any]:
+    """``fresh(family, dtype, seed, **config)``: a model of one's own, to compile or to damage."""
+    return build
+
+
+@pytest.fixture(scope="session")
 def prompt() -> Callable[..., Tensor]:
     """``prompt(tokens, batch, seed)``: random token ids ``[batch, tokens]``, none of them padding."""
 

@@ -362,8 +362,8 @@ def test_bad_parameters_are_named(wrong: dict[str, Any], message: str) -> None:
         LazyEviction(**{"budget": 40, **wrong})
 
 
-def test_attention_that_is_not_a_number_is_refused(tiny: Any, prompt: Any, generate: Any) -> None:
-    model = tiny(seed=8)
+def test_attention_that_is_not_a_number_is_refused(fresh: Any, prompt: Any, generate: Any) -> None:
+    model = fresh()
     with torch.no_grad():
         model.model.layers[0].self_attn.k_proj.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="attention of layer 0 contains NaN"):

@@ -8,7 +8,8 @@ one :class:`~heedful.kv.slots.Slots` per layer. The cache calls a policy at thre
 * :meth:`Policy.passed` after all layers have done so,
 * :meth:`Policy.decoded` after a layer has attended to one new token.
 
-In each of them the policy may read the layer's entries and what attention they received, update its own fields, which
+Before several new tokens attend, :meth:`Policy.visible` may hide entries from them.
+In each of the three the policy may read the layer's entries and what attention they received, update its own fields, which
 stay aligned with the entries, and say which entries stay. The six published systems need:
 
 ===============  =======================  =========================  ============================================
@@ -148,8 +149,14 @@ class Policy:
     def prompted(self, slots: Slots, seen: Seen) -> None:
         """One layer has attended to several new tokens. ``slots.fresh`` tells the first such call of a generation."""
 
+    def visible(self, slots: Slots) -> Tensor | None:
+        """bool ``[batch, heads, n]``, asked before several new tokens attend: which entries tokens other than their own
+        may see; None for all. A policy that hides entries is shown no attention of that call.
+        """
+        return None
+
     def passed(self, cache: EvictingCache) -> None:
-        """All layers have attended to several new tokens."""
+        """All layers have attended to several new tokens. :meth:`EvictingCache.probe` may be used here."""
 
     def decoded(self, slots: Slots, seen: Seen) -> None:
         """One layer has attended to one new token."""

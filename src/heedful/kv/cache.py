@@ -3,11 +3,12 @@
 ``policy.cache_for(model)`` registers one attention function (and its mask function) and switches the model to it.
 A layer's ``update`` hands the new keys over with a tag; the attention function finds the tag, stores the entries,
 attends to what is alive, and lets the policy decide. Keys without the tag, from any other cache, go to the model's
-usual SDPA path.
+usual SDPA path. In a compiled model, storing and attending run eagerly between the compiled parts.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from weakref import ref
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer, get_layer_types_and_kwargs
@@ -76,7 +78,7 @@ class EvictingLayer(CacheLayerMixin):
         return cache
 
     @property
-    def is_croppable(self) -> bool:
+    def is_croppable(self) -> bool:  # type: ignore[override]
         """Whether the newest tokens can be taken back: only if the policy keeps everything."""
         return not self.cache.policy.evicts
 
@@ -84,11 +86,10 @@ class EvictingLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
 
+    @torch.compiler.disable
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Hands the new keys and values to the attention function, which stores them."""
-        if torch.compiler.is_compiling():
-            raise ValueError("torch.compile: an evicting cache runs eagerly; call the model without torch.compile")
-        if self._pending is not None:
+        if self.cache.config._attn_implementation != NAME or self._pending is not None:
             raise ValueError(
                 f"the model's attn_implementation is no longer {NAME!r}: make the cache with policy.cache_for(model) "
                 "and do not change it during a generation"
@@ -100,6 +101,7 @@ class EvictingLayer(CacheLayerMixin):
         setattr(tagged, _TAG, self)
         return tagged, value_states
 
+    @torch.compiler.disable
     def attend(self, module: Any, query: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """Stores the pending entries, attends to all that are alive, and lets the policy decide.
 
@@ -121,6 +123,14 @@ class EvictingLayer(CacheLayerMixin):
         if policy.per_query_head:
             group = query.shape[1] // keys.shape[1]
             keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+        if cache.probed is not None:
+            valid = slots.valid()
+            valid = None if valid is None else F.pad(valid, (0, q), value=True)
+            keys, values = torch.cat([slots.keys, keys], dim=2), torch.cat([slots.values, values], dim=2)
+            out, seen = attend_blockwise(query, keys, values, scale, "rows", valid=valid)
+            assert seen.rows is not None
+            cache.probed[self._index] = seen.rows
+            return out
         real = cache.real_tokens(mask, q)
         slots.module = module
         slots.append(keys, values, real)
@@ -135,7 +145,9 @@ class EvictingLayer(CacheLayerMixin):
                 out = attend(query, slots.keys, slots.values, scale, valid)
                 policy.decoded(slots, Seen())
         else:
-            if reads.prompt == "nothing":
+            if (visible := policy.visible(slots)) is not None:
+                valid = visible if valid is None else visible & valid
+            if reads.prompt == "nothing" or visible is not None:
                 out, seen = attend(query, slots.keys, slots.values, scale, valid, real), Seen()
             else:
                 out, seen = attend_blockwise(
@@ -201,6 +213,10 @@ class EvictingCache(Cache):
         policy: as given.
         state: what ``policy.begin`` returned.
         evicting: indices of the layers that the policy manages.
+        config: the text model's configuration.
+        probed: the rows that a :meth:`probe` under way has recorded so far; None otherwise.
+
+    ``copy.deepcopy`` gives a cache that goes on by itself from where this one is: one context, several questions.
 
     Raises ValueError if the model has no full-attention layer or cannot use our attention function.
     """
@@ -210,10 +226,13 @@ class EvictingCache(Cache):
         kinds = _layer_kinds(model, config)
         self.policy = policy
         self.capacity = capacity
+        self.config = config
+        self.probed: dict[int, Tensor] | None = None
+        self._model = ref(model)
         self.evicting = tuple(i for i, kind in enumerate(kinds) if kind == "full_attention")
         self.state = policy.begin(len(self.evicting))
         self._mask: tuple[Any, Tensor | None] = (None, None)
-        layers = [
+        layers: list[Any] = [
             EvictingLayer(self, i) if kind == "full_attention" else DynamicSlidingWindowLayer(config.sliding_window)
             for i, kind in enumerate(kinds)
         ]
@@ -223,7 +242,49 @@ class EvictingCache(Cache):
 
     def slots(self, layer: int) -> Slots:
         """The entries of one managed layer, by the layer's index in the model."""
-        return self.layers[layer].slots
+        managed: Any = self.layers[layer]
+        found: Slots = managed.slots
+        return found
+
+    @torch.no_grad()
+    def probe(self, embeddings: Tensor) -> dict[int, Tensor]:
+        """How a few extra rows would attend to what is stored; the cache stays exactly as it is.
+
+        The rows run through the model as if they came next: each sees what is stored and the rows before it. Meant
+        for :meth:`Policy.passed`, where the model is still inside the call that it has just attended to.
+
+        Args:
+            embeddings: ``[batch, m, width]``, in the place of token embeddings.
+
+        Returns:
+            by managed layer, the probabilities ``[batch, stored heads, group, m, n + m]``: n columns aligned with the
+            layer's entries, then those of the rows themselves.
+
+        Raises ValueError for a padded batch if the model has layers that the policy does not manage.
+        """
+        model, length = self._model(), self.slots(self.evicting[0]).length
+        assert model is not None
+        others = [layer for layer in self.layers if not isinstance(layer, EvictingLayer)]
+        if others and isinstance(length, Tensor):
+            raise ValueError("probe: a padded batch needs a model whose layers all attend to everything")
+        before = [dict(vars(layer)) for layer in others]
+        batch, m, _ = embeddings.shape
+        start = length[:, None] if isinstance(length, Tensor) else length
+        position = torch.arange(m, device=embeddings.device) + start
+        rows: dict[int, Tensor] = {}
+        self.probed = rows
+        try:
+            model.base_model(
+                inputs_embeds=embeddings,
+                position_ids=position.expand(batch, m),
+                past_key_values=self,
+                use_cache=True,
+            )
+        finally:
+            self.probed = None
+            for layer, kept in zip(others, before):
+                vars(layer).update(kept)
+        return rows
 
     def real_tokens(self, mask: Tensor | None, q: int) -> Tensor | None:
         """bool ``[batch, q]``: which of the newest q tokens are real; None if all are. Worked out once per pass."""
@@ -266,6 +327,15 @@ class EvictingCache(Cache):
         self.state = self.policy.begin(len(self.evicting))
         super().reset()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> EvictingCache:
+        twin = EvictingCache(self.policy, self._model(), self.capacity)
+        memo[id(self)] = twin
+        twin.state = copy.deepcopy(self.state, memo)
+        for mine, theirs in zip(self.layers, twin.layers):
+            own = {name: value for name, value in vars(mine).items() if name != "_cache"}
+            vars(theirs).update(copy.deepcopy(own, memo))
+        return twin
+
     def __del__(self) -> None:
         for hook in getattr(self, "_hooks", ()):
             hook.remove()
@@ -290,6 +360,8 @@ def _layer_kinds(model: Any, config: Any) -> list[str]:
         raise ValueError(f"model family {family!r}: layers of type {', '.join(strange)} are not supported")
     if "full_attention" not in kinds:
         raise ValueError(f"model family {family!r}: no full-attention layer, so there is nothing to evict (all sliding)")
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise ValueError(f"model family {family!r}: attention with attn_logit_softcapping is not supported")
     if not (hasattr(model, "set_attn_implementation") and model._can_set_attn_implementation()):
         raise ValueError(f"model family {family!r}: its attention function cannot be set (AttentionInterface)")
     return kinds
@@ -299,8 +371,10 @@ def _listen(cache: EvictingCache, model: Any) -> Iterator[Any]:
     """Forward hooks that note each managed attention module's input while this cache is in use."""
     held = ref(cache)
 
+    @torch.compiler.disable
     def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (mine := held()) is not None and kwargs.get("past_key_values") is mine:
+        mine: Any = held()
+        if mine is not None and kwargs.get("past_key_values") is mine and mine.probed is None:
             mine.slots(module.layer_idx).hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
     for module in model.modules():

@@ -8,12 +8,16 @@ batch items may hold different numbers of entries.
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from heedful.kv.base import Policy
+
+_FAR = torch.iinfo(torch.int32).max  # a position beyond every other
 
 
 class Slots:
@@ -56,6 +60,17 @@ class Slots:
         self._keys = self._values = torch.empty(0)
         self._position = torch.empty(0, dtype=torch.int32)
         self._fields: dict[str, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Slots:
+        """Entries of their own; the policy and the model's module stay shared."""
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(twin, name, value.clone())
+        twin._fields = {name: field.clone() for name, field in self._fields.items()}
+        twin.state = copy.deepcopy(self.state, memo)
+        return twin
 
     # what is stored
 
@@ -138,7 +153,7 @@ class Slots:
             real: bool ``[batch, q]``, False for padding; None if all tokens are real.
         """
         q = keys.shape[2]
-        if not self._keys.ndim == 4:
+        if self._keys.ndim != 4:
             self._allocate(keys, values)
         position = self._positions(q, real, keys.device)
         self.seen += q
@@ -164,7 +179,6 @@ class Slots:
             self._count = self.counts + added[:, None]
             self._dense = False
         self.peak_entries = max(self.peak_entries, self.entries)
-        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
 
     def keep_best(
         self,
@@ -213,7 +227,7 @@ class Slots:
         chosen = chosen & (self.position >= 0)
         counts = chosen.sum(dim=-1)
         width = int(counts.max()) if counts.numel() else 0
-        key = self.position.masked_fill(~chosen, torch.iinfo(torch.int32).max)
+        key = self.position.masked_fill(~chosen, _FAR)
         index = key.argsort(dim=-1, stable=True)[..., :width]
         stored = int(counts.sum())
         self.evicted += self.entries - stored
@@ -254,19 +268,20 @@ class Slots:
             if isinstance(value, Tensor):
                 setattr(self, name, value.index_select(0, index))
         self.entries = round(self.entries * scale) if isinstance(self._count, int) else int(self.counts.sum())
+        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
 
     # inside
 
     def _drop_one(self, score: Tensor, protected: Tensor | None, ties: Literal["older", "newer"]) -> None:
         """The steady state: every head gives up one column, which the next entry overwrites."""
         if protected is not None:
-            score = score.masked_fill(protected, torch.inf)
+            score = torch.where(protected, torch.inf, score)
         worst = score.amin(dim=-1, keepdim=True)
         self._check(worst)
         if ties == "newer":
-            hole = self.position.masked_fill(score != worst, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
+            hole = torch.where(score == worst, self.position, _FAR).argmin(dim=-1, keepdim=True)
         else:
-            hole = self.position.masked_fill(score != worst, -1).argmax(dim=-1, keepdim=True)
+            hole = torch.where(score == worst, self.position, -1).argmax(dim=-1, keepdim=True)
         self._position.scatter_(-1, hole, -1)
         self._hole = hole
         self._count = self._count - 1
@@ -274,29 +289,33 @@ class Slots:
         self.entries -= dropped
         self.evicted += dropped
 
-    def _fill(self, keys: Tensor, values: Tensor, position: Tensor) -> None:
+    def _fill(self, keys: Tensor, values: Tensor, position: int | Tensor) -> None:
         """Writes one new entry per head into the hole."""
         assert self._hole is not None
         hole = self._hole
         self._keys.scatter_(2, hole[..., None].expand_as(keys), keys)
         self._values.scatter_(2, hole[..., None].expand_as(values), values)
-        self._position.scatter_(2, hole, position.expand(self.batch, self.heads, 1))
+        self._position.scatter_(2, hole, position if isinstance(position, int) else position.expand_as(hole))
         for field in self._fields.values():
             field.scatter_(2, hole, 0)
         self._written, self._hole = hole, None
 
-    def _positions(self, q: int, real: Tensor | None, device: torch.device) -> Tensor:
-        """int32 ``[batch or 1, 1, q]``: positions of the next q tokens; advances the counters."""
+    def _positions(self, q: int, real: Tensor | None, device: torch.device) -> int | Tensor:
+        """int32 ``[batch or 1, 1, q]``, or one for all: positions of the next q tokens; advances the counters."""
         if real is None:
             start = self.length
             self.length = self.length + q
             if q > 1 or self.fresh:
                 self.prompt_length = self.prompt_length + q
+            if q == 1 and isinstance(start, int):
+                return start
             offset = torch.arange(q, dtype=torch.int32, device=device)
             if isinstance(start, int):
                 return (offset + start)[None, None]
             return (offset[None] + start[:, None]).int()[:, None]
-        start = self.length if isinstance(self.length, Tensor) else torch.full((real.shape[0],), self.length, device=device)
+        start = self.length
+        if isinstance(start, int):
+            start = torch.full((real.shape[0],), start, device=device)
         position = (start[:, None] + real.cumsum(dim=1) - 1).masked_fill(~real, -1)
         self.length = start + real.sum(dim=1)
         self.prompt_length = self.prompt_length + real.sum(dim=1)
@@ -312,6 +331,7 @@ class Slots:
             name: torch.zeros(batch, heads, room, dtype=_field_type(dtype, keys.dtype), device=keys.device)
             for name, dtype in self.policy.fields.items()
         }
+        self.peak_nbytes = self.nbytes
 
     def _reserve(self, q: int) -> None:
         """Makes room for q more columns: closes gaps if many columns are empty, else grows by half."""
@@ -328,9 +348,10 @@ class Slots:
         self._values = _resized(self._values, self._used, room)
         self._position = _resized(self._position, self._used, room)
         self._fields = {name: _resized(field, self._used, room) for name, field in self._fields.items()}
+        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
 
     def _check(self, score: Tensor) -> None:
-        if torch.isnan(score).any():
+        if score.numel() and math.isnan(score.amin()):
             raise ValueError(f"scores of layer {self.layer} contain NaN: the model's attention is not finite")
 
 
