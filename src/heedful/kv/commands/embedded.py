@@ -210,7 +210,7 @@ def _job(model: str, work: Work, contender: Contender, items: int, seed: int) ->
 
 def measure(job: Job) -> Outcome:
     """Plays a job's items under its policy; deterministic but for the time it takes."""
-    model = _work.model(job.model)
+    model = _work.model(job.model, "cpu")
     drawn = _drawn(job.work, job.seed, job.items)
     right: list[float] = []
     sizes: list[int] = []
@@ -263,13 +263,15 @@ def run(
 
     Raises RuntimeError if a worker dies.
     """
-    began, total = time.monotonic(), sum(job.cost for job in todo)
     outcomes: dict[int, Outcome] = {}
-    cost = 0
+    left, done, began = sum(job.cost for job in todo), 0, 0.0
     for index, outcome in _results(todo, workers):
         outcomes[index] = outcome
-        cost += todo[index].cost
-        progress(len(outcomes), len(todo), (time.monotonic() - began) * (total - cost) / cost)
+        left -= todo[index].cost
+        if began:  # the first result does not count: it waited for the workers to start
+            done += todo[index].cost
+        began = began or time.monotonic()
+        progress(len(outcomes), len(todo), (time.monotonic() - began) * left / done if done else None)
     return [outcomes[i] for i in range(len(todo))]
 
 
@@ -292,7 +294,7 @@ def _results(todo: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcome]]
 def _start(model: str) -> None:
     """A worker loads the model once, and leaves Ctrl-C to the process that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _work.model(model)
+    _work.model(model, "cpu")
 
 
 def tables(todo: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from heedful.kv.experiments import RUNTIME
 from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale
 
 if TYPE_CHECKING:
@@ -454,7 +455,14 @@ experiment = Experiment(
     measure=measure,
     figures=figures,
     inputs=lambda params: _digests(),
-    modules=("heedful.kv", "heedful.models.tasks", "heedful.models.text"),
+    modules=(
+        *RUNTIME,
+        "heedful.kv.h2o",
+        "heedful.kv.streaming_llm",
+        "heedful.kv.tova",
+        "heedful.models.tasks",
+        "heedful.models.text",
+    ),
     claims=(
         Claim(
             "sparse",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from heedful.kv.experiments import RUNTIME
 from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 
 if TYPE_CHECKING:
@@ -443,7 +444,15 @@ experiment = Experiment(
     figures=figures,
     tuning=Tuning(grids, tuning_cells, "far_accuracy"),
     inputs=lambda params: _digests(),
-    modules=("heedful.kv", "heedful.models.tasks"),
+    modules=(
+        *RUNTIME,
+        "heedful.kv.h2o",
+        "heedful.kv.streaming_llm",
+        "heedful.kv.tova",
+        "heedful.kv.lazy_eviction",
+        "heedful.kv.raas",
+        "heedful.models.tasks",
+    ),
     claims=(
         Claim(
             "model-knows",
