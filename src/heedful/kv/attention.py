@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-BLOCK = 256
-"""Query rows that the blockwise pass holds at a time."""
+BLOCK = 64
+"""Query rows that the blockwise pass holds at a time; fastest among 16 to 512 (benchmarks/kv_prefill.py)."""
 
 
 class Seen(NamedTuple):
@@ -66,18 +66,18 @@ def attend(
     if q == 1 and new is None:
         mask = None if valid is None else valid[:, :, None, :]
         packed = query.reshape(batch, stored, group, d)
-        out = F.scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=scale)
+        out = scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=scale)
         return out.reshape(batch, 1, heads, -1)
     if group > 1:
         keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
     if valid is None and new is None and q == n:
-        out = F.scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale)
+        out = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale)
     else:
         mask = causal(q, n, query.device)
         if valid is not None:
             mask = mask & valid.repeat_interleave(group, dim=1)[:, :, None, :]
         mask = mask | torch.eye(q, n, dtype=torch.bool, device=query.device).roll(n - q, dims=1)
-        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+        out = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
     return out.transpose(1, 2)
 
 
@@ -138,7 +138,7 @@ def attend_blockwise(
     Returns:
         the output ``[batch, q, query heads, dv]`` and the :class:`Seen` of that kind.
     """
-    batch, heads, q, d = query.shape
+    batch, heads, q, _ = query.shape
     stored, n = keys.shape[1], keys.shape[2]
     group = heads // stored
     if kind == "last":

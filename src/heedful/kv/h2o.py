@@ -76,7 +76,7 @@ class H2O(Budgeted):
             slots["mass"] *= self.decay ** rows.shape[2]
             slots["mass"] += torch.einsum("bhqn,q->bhn", rows, weight)
         else:
-            slots["mass"] += seen.mass()
+            slots["mass"].add_(seen.mass())
 
     def score(self, slots: Slots, seen: Seen) -> Tensor:
         mass = slots["mass"]
