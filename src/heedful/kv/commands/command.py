@@ -68,9 +68,9 @@ def compare(
     _refuse_mixed(context, own=prompts is not None)
     from heedful.kv.commands import options, page
 
-    page.check_writable(out)
     sizes = options.read_budgets(budgets)
     specs = options.read_specs(policies) if policies else None
+    page.check_writable(out, site)
     began = time.monotonic()
     try:
         if prompts is None:
@@ -164,7 +164,7 @@ def _own(
 
     from heedful.kv.commands import loading, options, own
 
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     loading.check_dtype(dtype)
     place = loading.check_device(device)

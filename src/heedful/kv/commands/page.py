@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from scipy import stats
 from heedful.lab import console, discover, text
 from heedful.lab.console import Column
 from heedful.lab.declare import Figure
-from heedful.lab.errors import LabError
 from heedful.lab.intervals import bootstrap_interval
 from heedful.lab.machine import machine, versions
 from heedful.lab.report import write_comparison
@@ -169,14 +169,15 @@ def _frontier(table: Table, size: str, meaning: str) -> Figure:
     )
 
 
-def check_writable(out: Path) -> None:
-    """Raises OSError now, not after the work, if a comparison could not be stored below ``out``."""
-    import tempfile
+def check_writable(out: Path, site: Path) -> None:
+    """Raises, now and not after the work, what :func:`publish` would raise if it could not write there."""
+    from heedful.lab.report.site import site_folder
 
-    folder = out / "compare" / "kv"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    stored = out / "compare" / "kv"
+    stored.mkdir(parents=True, exist_ok=True)
+    for folder in (stored, site_folder(site).parent):
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def publish(
@@ -189,7 +190,7 @@ def publish(
 ) -> Path:
     """Stores the comparison below ``out``, writes the site anew, and returns the comparison's page.
 
-    Raises LabError if the site cannot be written, naming where the comparison is; nothing is lost.
+    Raises OSError or LabError if one of them cannot be written.
     """
     from heedful.lab.report.site import write_site
 
@@ -203,11 +204,6 @@ def publish(
         [figure for table in tables for figure in figures(table)],
         facts={**facts, **where},
     )
-    try:
-        index = write_site(discover.catalog(), out, site).index
-    except (OSError, LabError) as error:
-        raise LabError(
-            f"the comparison is stored in {stored}, but the site was not written: {error}"
-        ) from error
+    index = write_site(discover.catalog(), out, site).index
     page = index.parent / "comparisons" / f"kv-{stored.name}.html"
     return page if page.is_file() else index

@@ -69,10 +69,7 @@ def write_site(catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: st
 
     Raises LabError if ``site`` is a folder that is not such a site, and OSError if it cannot be written.
     """
-    target = Path(site).absolute()
-    if target.exists() and not (target / _MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise LabError(f"{target} exists and is not a report; give --site another folder, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = site_folder(site)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         written = _write(draft, catalog, Path(runs))
@@ -82,6 +79,18 @@ def write_site(catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: st
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return Site(target / "index.html", *written)
+
+
+def site_folder(site: str | os.PathLike[str]) -> Path:
+    """Where :func:`write_site` will put the site, as an absolute path whose parent exists.
+
+    Raises LabError if there is something else already, and OSError if the parent cannot be made.
+    """
+    target = Path(site).absolute()
+    if target.exists() and not (target / _MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise LabError(f"{target} exists and is not a report; give --site another folder, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _write(draft: Path, catalog: Catalog, runs: Path) -> tuple[int, int, int, tuple[str, ...]]:
