@@ -3,14 +3,15 @@
     python docs/update.py [--runs runs] [--check]
 
 A page holds blocks ``<!-- made: KIND SYSTEM -->`` ... ``<!-- end -->``; what stands between is written here, the
-rest by hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured`` and
-``verdicts`` from the newest complete run at scale small under --runs, and stay as they are where there is none. With
---check nothing is written, and the exit status is 1 if a block that needs no run is out of date.
+rest by hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured``,
+``verdicts`` and ``picture`` from the newest complete run at scale small under --runs, and stay as they are where there
+is none. With --check nothing is written, and the exit status is 1 if a block that needs no run is out of date.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -109,6 +110,17 @@ def measured(experiment: Experiment, folder: Path, meta: dict[str, Any]) -> str:
     return "".join(parts)
 
 
+def picture(experiment: Experiment, folder: Path, page: Path) -> str:
+    import vl_convert
+
+    assert experiment.figures is not None
+    figure = experiment.figures(results.read(folder))[0]
+    image = ROOT / "docs" / "img" / f"{experiment.slug}.svg"
+    image.parent.mkdir(exist_ok=True)
+    image.write_text(vl_convert.vegalite_to_svg(figure.chart.to_dict()))
+    return f"![{figure.title}]({os.path.relpath(image, page.parent)})\n\n*{figure.title}. {figure.caption}*\n"
+
+
 FIXED: dict[str, Callable[[Experiment], str]] = {
     "question": question, "example": example, "claims": claims, "metrics": metrics,
 }  # fmt: skip
@@ -124,7 +136,7 @@ def main() -> int:
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         before = page.read_text()
 
-        def fill(match: re.Match[str]) -> str:
+        def fill(match: re.Match[str], page: Path = page) -> str:
             experiment, kind = catalog.find(match["name"]), match["kind"]
             if kind in FIXED:
                 body = FIXED[kind](experiment)
@@ -132,6 +144,8 @@ def main() -> int:
                 body = match["body"]
             elif kind == "verdicts":
                 body = verdicts(experiment, newest[1])
+            elif kind == "picture":
+                body = picture(experiment, newest[0], page)
             elif kind == "measured":
                 body = measured(experiment, *newest)
             else:
