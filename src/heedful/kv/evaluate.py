@@ -84,9 +84,7 @@ def play(
     return [result for result in played if result is not None]
 
 
-def _play_batch(
-    model: Any, policy: Policy, episodes: Sequence[Episode], free: bool, device: str
-) -> Iterable[Played]:
+def _play_batch(model: Any, policy: Policy, episodes: Sequence[Episode], free: bool, device: str) -> Iterable[Played]:
     size, longest = len(episodes), max(len(e.tokens) for e in episodes)
     tokens = np.zeros((size, longest), dtype=np.int64)
     scored = np.zeros((size, longest), dtype=bool)
