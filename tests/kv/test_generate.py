@@ -54,7 +54,7 @@ def test_every_family_evicts_in_its_global_layers_and_only_there(
     policy: Policy, family: str, tiny: Any, prompt: Any, generate: Any
 ) -> None:
     model = tiny(family)
-    cache = policy.cache_for(model)
+    cache: Any = policy.cache_for(model)
     generate(model, prompt(20), cache, 16)
     managed = (1,) if family == "gemma3" else (0, 1, 2)
     assert cache.evicting == managed
@@ -68,7 +68,8 @@ def test_every_family_evicts_in_its_global_layers_and_only_there(
 def test_a_sliding_layer_is_what_it_is_without_us(tiny: Any, prompt: Any) -> None:
     """Gemma's first layer does not depend on the others, so its entries must be the plain cache's."""
     model, ids = tiny("gemma3"), prompt(25)
-    mine, plain = H2O(6).cache_for(model), DynamicCache(config=model.config)
+    mine: Any = H2O(6).cache_for(model)
+    plain: Any = DynamicCache(config=model.config)
     with torch.no_grad():
         for cache in (mine, plain):
             model(ids[:, :20], past_key_values=cache)

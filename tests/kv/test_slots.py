@@ -91,7 +91,7 @@ def held(slots: Slots) -> list[list[dict[int, tuple[int, float, int]]]]:
     return result
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_any_sequence_of_operations_equals_the_plain_model(data: st.DataObject) -> None:
     batch = data.draw(st.integers(1, 3))

@@ -8,9 +8,9 @@ one :class:`~heedful.kv.slots.Slots` per layer. The cache calls a policy at thre
 * :meth:`Policy.passed` after all layers have done so,
 * :meth:`Policy.decoded` after a layer has attended to one new token.
 
-Before several new tokens attend, :meth:`Policy.visible` may hide entries from them.
-In each of the three the policy may read the layer's entries and what attention they received, update its own fields, which
-stay aligned with the entries, and say which entries stay. The six published systems need:
+Before several new tokens attend, :meth:`Policy.visible` may hide entries from them. In each of the three the policy
+may read the layer's entries and what attention they received, update its own fields, which stay aligned with the
+entries, and say which entries stay. The six published systems need:
 
 ===============  =======================  =========================  ============================================
 system           sees                     fields per entry           decides
@@ -255,7 +255,8 @@ class Budgeted(Policy):
         """Shrinks the layer to the budget if it exceeds it."""
         keep = self.room(slots)
         if slots.exceeds(keep):
-            if isinstance(self.budget, Share) and (least := int(keep if isinstance(keep, int) else keep.min())) < self.least:
+            least = int(keep if isinstance(keep, int) else keep.min()) if isinstance(self.budget, Share) else self.least
+            if least < self.least:
                 raise ValueError(
                     f"budget={self.budget} of this prompt is {least} slots: {self.name} needs at least {self.least}"
                 )

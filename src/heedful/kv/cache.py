@@ -359,7 +359,7 @@ def _layer_kinds(model: Any, config: Any) -> list[str]:
     if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
         raise ValueError(f"model family {family!r}: layers of type {', '.join(strange)} are not supported")
     if "full_attention" not in kinds:
-        raise ValueError(f"model family {family!r}: no full-attention layer, so there is nothing to evict (all sliding)")
+        raise ValueError(f"model family {family!r}: no full-attention layer, nothing to evict (all sliding)")
     if getattr(config, "attn_logit_softcapping", None) is not None:
         raise ValueError(f"model family {family!r}: attention with attn_logit_softcapping is not supported")
     if not (hasattr(model, "set_attn_implementation") and model._can_set_attn_implementation()):
@@ -373,9 +373,9 @@ def _listen(cache: EvictingCache, model: Any) -> Iterator[Any]:
 
     @torch.compiler.disable
     def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        mine: Any = held()
-        if mine is not None and kwargs.get("past_key_values") is mine and mine.probed is None:
-            mine.slots(module.layer_idx).hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        used = kwargs.get("past_key_values")
+        if isinstance(used, EvictingCache) and used is held() and used.probed is None:
+            used.slots(module.layer_idx).hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
     for module in model.modules():
         if getattr(module, "layer_idx", None) in cache.evicting and hasattr(module, "o_proj"):
