@@ -54,8 +54,7 @@ def task_card(model: torch.nn.Module, quoted: Mapping[str, tuple[int, ...]], ite
         "accuracy": table,
         "dropped": [name for name, row in table.items() if max(row.values()) < REQUIRED],
         "usable_lengths": {
-            name: [int(length) for length, reached in row.items() if reached >= REQUIRED]
-            for name, row in table.items()
+            name: [int(length) for length, reached in row.items() if reached >= REQUIRED] for name, row in table.items()
         },
         "data": "synthetic items of heedful.models.tasks; no other data",
     }

@@ -48,9 +48,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     rest = [b for b in range(256) if b not in printable]
     letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
     vocabulary = {letters[b]: b for b in range(256)}
-    tokenizer = Tokenizer(
-        models.BPE(vocabulary | {"<|pad|>": text.PAD, "<|bos|>": text.BOS, "<|eos|>": text.EOS}, [])
-    )
+    tokenizer = Tokenizer(models.BPE(vocabulary | {"<|pad|>": text.PAD, "<|bos|>": text.BOS, "<|eos|>": text.EOS}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     specials = ("<|pad|>", "<|bos|>", "<|eos|>")

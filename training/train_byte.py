@@ -62,9 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="byte-1")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--minutes", type=float, default=30, help="training time in all, resumed parts included"
-    )
+    parser.add_argument("--minutes", type=float, default=30, help="training time in all, resumed parts included")
     args = parser.parse_args()
     torch.set_num_threads(1)
     WORK.mkdir(exist_ok=True)

@@ -189,23 +189,24 @@ def batch(
 
 
 def padded(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens (int64), scored and trained positions (bool), all [batch, longest]; ``<eos>`` is trained too."""
+    """Tokens (int64), scored and trained positions (bool), all [batch, longest].
+
+    Trained are the scored tokens and all of an answer: the keys that it repeats, and ``<eos>``.
+    """
     shape = len(items), max(len(item.tokens) for item in items)
     tokens = np.full(shape, vocab.PAD, dtype=np.int64)
     scored = np.zeros(shape, dtype=bool)
+    trained = np.zeros(shape, dtype=bool)
     for row, item in enumerate(items):
         tokens[row, : len(item.tokens)] = item.tokens
         scored[row, : len(item.tokens)] = item.scored
-    return (
-        torch.from_numpy(tokens),
-        torch.from_numpy(scored),
-        torch.from_numpy(scored | (tokens == vocab.EOS)),
-    )
+        trained[row, : len(item.tokens)] = item.scored
+        for part, start, end in item.spans:
+            trained[row, start:end] |= part == "answer"
+    return torch.from_numpy(tokens), torch.from_numpy(scored), torch.from_numpy(trained)
 
 
-def learn(
-    model: LlamaForCausalLM, opts: list[torch.optim.Optimizer], items: list[Item]
-) -> tuple[float, list[float]]:
+def learn(model: LlamaForCausalLM, opts: list[torch.optim.Optimizer], items: list[Item]) -> tuple[float, list[float]]:
     """One step; returns the loss and every item's accuracy before it.
 
     The loss is the mean over an item's trained tokens, then over items.
@@ -253,8 +254,7 @@ class Run:
 
     def save(self) -> None:
         state = {
-            key: getattr(self, key)
-            for key in ("seed", "step", "seen", "seconds", "stage", "stage_step", "accuracy")
+            key: getattr(self, key) for key in ("seed", "step", "seen", "seconds", "stage", "stage_step", "accuracy")
         }
         state |= {
             "layers": self.model.config.num_hidden_layers,
@@ -306,9 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", choices=PRESETS, default="task-1")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--minutes", type=float, default=90, help="training time in all, resumed parts included"
-    )
+    parser.add_argument("--minutes", type=float, default=90, help="training time in all, resumed parts included")
     args = parser.parse_args()
     torch.set_num_threads(1)
     WORK.mkdir(exist_ok=True)

@@ -38,9 +38,7 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
             call("task-9")
 
 
-def test_the_digest_covers_the_weights_and_not_the_card(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_digest_covers_the_weights_and_not_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(heedful.models.path("task-mini-1"), tmp_path / "copy")
     before = heedful.models.digest("task-mini-1")
     monkeypatch.setattr(checkpoints, "_SHIPPED", tmp_path)
@@ -109,9 +107,7 @@ def test_accuracy_does_not_depend_on_batching() -> None:
         heedful.models.accuracy(model, [])
 
 
-needs_byte_model = pytest.mark.skipif(
-    "byte-1" not in heedful.models.names(), reason="byte-1 is not shipped yet"
-)
+needs_byte_model = pytest.mark.skipif("byte-1" not in heedful.models.names(), reason="byte-1 is not shipped yet")
 
 
 @pytest.fixture(scope="module")

@@ -56,9 +56,7 @@ def digest(name: str) -> str:
     return total.hexdigest()
 
 
-def load(
-    name: str, dtype: torch.dtype | str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(name: str, dtype: torch.dtype | str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a checkpoint for evaluation, on the CPU.
 
     Args:

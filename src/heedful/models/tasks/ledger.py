@@ -146,9 +146,7 @@ def _trace(book: _Book, rng: np.random.Generator, process: str, restate: float, 
 def _oneshot(draft: Draft, rng: np.random.Generator, length: int, restate: float) -> int:
     extra = 1 if restate else 0
     total = min(vocab.NAMES, (length - 10) // (4 + extra))
-    premises = (
-        min(8, total) if total < vocab.NAMES else min(vocab.NAMES, max(8, length - 2 - (4 + extra) * total))
-    )
+    premises = min(8, total) if total < vocab.NAMES else min(vocab.NAMES, max(8, length - 2 - (4 + extra) * total))
     names, values = _names(rng, premises)
     draft.say(vocab.BOS)
     book = _Book(draft, rng, names[:total], values)

@@ -11,7 +11,7 @@ Zipf-bigram process holds sentences ``; ... ;`` at uniform depths.
 | ``mk2`` | as many as fit (at most 96) in nine tenths of the context | the same |
 | ``mk3`` | eight ``; K K' v v' ;``, keys sharing first names | ``<q> K K' <a> v* v'*`` |
 | ``mv`` | two to four ``; K v ;`` of one key, decoys of another | ``<q> K <a> v* v* ...`` in order |
-| ``mq`` | eight ``; K v v' ;`` | ``<q> K1 K2 .. <a> K1* v* v'* K2* v* v'* ..``, two to four keys |
+| ``mq`` | eight ``; K v v' ;`` | ``<q> K1 K2 .. <a> K1 v* v'* K2 v* v'* ..``, two to four keys |
 | ``vt`` | three chains ``; K_a ^ v ;`` ``; K_b ^ K_a ;`` of two to four links | ``<q> K_b <a> K_a* v*`` |
 | ``twohop`` | pairs ``; K K' ;`` and ``; K' v ;`` | ``<q> K <a> K'* v*`` |
 | ``copy`` | three spans ``; <m> K w1 .. wn ;`` of filler words | ``<q> K <a> w1* .. wn*`` |
@@ -31,19 +31,17 @@ import numpy as np
 
 from . import vocabulary as vocab
 from .filler import scatter, words
-from .item import Draft, Item, Need
+from .item import Draft, Item
 
 PROTOCOLS = ("aware", "agnostic", "reask")
 
 
 @dataclass(frozen=True)
 class _Word:
-    """An answer token and what it is made of: (sentence, offset) places, each one needed."""
+    """An answer token and what it is made of: (sentence, offset) places, each one needed; given if none."""
 
     token: int
     places: tuple[tuple[int, int], ...] = ()
-    asked: int = -1
-    """Offset in the question of a token that is needed too; -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,14 @@ def _compose(
     prompt_length = 0
     for question in questions:
         draft.part("question")
-        here = draft.say(vocab.QUESTION) + 1
-        draft.say(*question.tokens, vocab.ANSWER)
+        draft.say(vocab.QUESTION, *question.tokens, vocab.ANSWER)
         prompt_length = prompt_length or len(draft)
         draft.part("answer")
         for word in question.answer:
-            needs: list[Need] = [(starts[which] + offset,) for which, offset in word.places]
-            if word.asked >= 0:
-                needs.append((here + word.asked,))
-            draft.answer(word.token, *needs)
+            if word.places:
+                draft.answer(word.token, *((starts[which] + offset,) for which, offset in word.places))
+            else:
+                draft.say(word.token)
     draft.say(vocab.EOS)
     return draft.item(task, prompt_length)
 
@@ -116,9 +113,7 @@ def _asked(rng: np.random.Generator, among: int, count: int) -> list[int]:
     return [int(i) for _ in range(-(-count // among)) for i in rng.permutation(among)][:count]
 
 
-def _keys(
-    task: str, rng: np.random.Generator, length: int, needles: int, count: int, value_share: float = 0.0
-) -> Item:
+def _keys(task: str, rng: np.random.Generator, length: int, needles: int, count: int, value_share: float = 0.0) -> Item:
     """``needles`` sentences ``; K v v' ;`` and ``count`` questions about different ones."""
     names, first, second = _names(rng, needles), _values(rng, needles), _values(rng, needles)
     sentences = [_sentence(*line) for line in zip(names, first, second)]
@@ -129,17 +124,13 @@ def _keys(
     return _compose(task, rng, length, sentences, questions, value_share)
 
 
-def niah1(
-    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
-) -> Item:
+def niah1(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
     """One needle in filler (one per question, if there are several)."""
     count = count_questions(protocol, questions)
     return _keys("niah1", rng, length, count, count)
 
 
-def niah2(
-    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
-) -> Item:
+def niah2(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
     """One needle in filler that contains values itself."""
     count = count_questions(protocol, questions)
     return _keys("niah2", rng, length, count, count, value_share=1 / 8)
@@ -204,7 +195,7 @@ def mv(rng: np.random.Generator, length: int, protocol: str = "aware", questions
 
 
 def mq(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
-    """Eight needles; each question asks two to four keys at once."""
+    """Eight needles; each question asks two to four keys at once. The answer's keys are given, not scored."""
     count = count_questions(protocol, questions)
     needles = 8
     names, first, second = _names(rng, needles), _values(rng, needles), _values(rng, needles)
@@ -212,9 +203,7 @@ def mq(rng: np.random.Generator, length: int, protocol: str = "aware", questions
     for _ in range(count):
         chosen = rng.permutation(needles)[: int(rng.integers(2, 5))].tolist()
         answer = [
-            word
-            for at, i in enumerate(chosen)
-            for word in (_Word(names[i], asked=at), _Word(first[i], ((i, 2),)), _Word(second[i], ((i, 3),)))
+            word for i in chosen for word in (_Word(names[i]), _Word(first[i], ((i, 2),)), _Word(second[i], ((i, 3),)))
         ]
         asked.append(_Question([names[i] for i in chosen], answer))
     sentences = [_sentence(*line) for line in zip(names, first, second)]
@@ -239,9 +228,7 @@ def vt(rng: np.random.Generator, length: int, protocol: str = "aware", questions
     return _compose("vt", rng, length, sentences, [asked[i] for i in _asked(rng, chains, count)])
 
 
-def twohop(
-    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
-) -> Item:
+def twohop(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
     """Four pairs of pairs: the answer to the first hop is the key of the second."""
     count = count_questions(protocol, questions)
     pairs = max(4, count)
@@ -255,9 +242,7 @@ def twohop(
     return _compose("twohop", rng, length, sentences, asked)
 
 
-def copy(
-    rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None
-) -> Item:
+def copy(rng: np.random.Generator, length: int, protocol: str = "aware", questions: int | None = None) -> Item:
     """Three marked spans of 6 to 12 filler words (4 to 6 under 128 tokens); quote one."""
     count = count_questions(protocol, questions)
     spans = max(3, count)
@@ -297,9 +282,7 @@ def marked(
     return _compose("marked", rng, length, sentences, asked)
 
 
-def early(
-    rng: np.random.Generator, length: int, needles: int | None = None, tail: tuple[int, int] = (40, 80)
-) -> Item:
+def early(rng: np.random.Generator, length: int, needles: int | None = None, tail: tuple[int, int] = (40, 80)) -> Item:
     """A question hidden among needles, then ``tail`` (least, most) tokens of filler, then ``<a> v* v'*``.
 
     ``needles`` sentences ``; K v v' ;`` (default: one per 24 tokens, at most 24) and one ``; <q> K ;`` stand
@@ -317,9 +300,7 @@ def early(
     gap = int(rng.integers(least, most + 1))
     room = length - gap - 5
     if sum(map(len, sentences)) > room:
-        raise ValueError(
-            f"length {length} is too short for early with {count} needles and {gap} tokens of tail"
-        )
+        raise ValueError(f"length {length} is too short for early with {count} needles and {gap} tokens of tail")
     draft = Draft("context")
     draft.say(vocab.BOS)
     starts = scatter(draft, rng, sentences, room)
