@@ -318,15 +318,15 @@ def test_a_cache_that_evicts_cannot_take_tokens_back(tiny: Any, prompt: Any) -> 
 
 
 def test_a_compiled_model_gives_the_same(fresh: Any, prompt: Any) -> None:
-    model, ids, runs = fresh(num_hidden_layers=2), prompt(20), []
+    model, ids, runs = fresh(num_hidden_layers=1), prompt(20), []
     for called in (model, torch.compile(model, backend="eager")):
         cache = H2O(8).cache_for(model)
         with torch.no_grad():
             logits = [called(ids, past_key_values=cache).logits[:, -1]]
-            logits += [called(ids[:, t : t + 1], past_key_values=cache).logits[:, -1] for t in range(4)]
+            logits += [called(ids[:, t : t + 1], past_key_values=cache).logits[:, -1] for t in range(3)]
         runs.append((torch.stack(logits), cache.usage().slots))
     torch.testing.assert_close(runs[1][0], runs[0][0], rtol=0, atol=1e-11)
-    assert runs[0][1] == runs[1][1] == (8.0, 8.0)
+    assert runs[0][1] == runs[1][1] == (8.0,)
 
 
 @pytest.mark.parametrize("kind", ["quantized", "static", "offloaded", "dynamic"])
