@@ -11,6 +11,7 @@ decides: the W newest entries and the B - W with the largest I stay.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class LazyEviction(Budgeted):
         return slots.recent(self.window)
 
     def score(self, slots: Slots, seen: Seen) -> Tensor:
-        if seen.rows is not None and torch.isnan(seen.rows).any():
+        if seen.rows is not None and math.isnan(seen.rows.amin()):
             raise ValueError(f"attention of layer {slots.layer} contains NaN")
         return importance(slots.steps - slots["last"], slots["recurrence"], self.variant)
 

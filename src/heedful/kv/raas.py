@@ -7,6 +7,7 @@ Whatever was given several tokens at a time, a later question included, counts a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -59,7 +60,7 @@ class RaaS(Budgeted):
         return slots["given"]
 
     def score(self, slots: Slots, seen: Seen) -> Tensor:
-        if seen.rows is not None and torch.isnan(seen.rows).any():
+        if seen.rows is not None and math.isnan(seen.rows.amin()):
             raise ValueError(f"attention of layer {slots.layer} contains NaN")
         return slots["used"].float()
 

@@ -369,8 +369,12 @@ def _per_head(keep: int | Tensor) -> Tensor:
 
 def _compact(x: Tensor, index: Tensor, room: int) -> Tensor:
     """The columns ``index`` of x, in front, in a buffer of ``room`` columns; x's own memory if it is no larger."""
-    taken = x.gather(2, index if x.ndim == 3 else index[..., None].expand(*index.shape, x.shape[-1]))
-    width = index.shape[-1]
+    batch, heads, width = index.shape
+    if x.ndim == 3:
+        taken = x.gather(2, index)
+    else:  # whole rows at a time: gather would go element by element, ten times as slowly
+        row = index + x.shape[2] * torch.arange(batch * heads, device=index.device).view(batch, heads, 1)
+        taken = x.flatten(0, 2).index_select(0, row.flatten()).view(*index.shape, x.shape[-1])
     if x.shape[2] > room + room // 4 or x.shape[2] < width:
         x = _resized(taken, width, room)
     else:
