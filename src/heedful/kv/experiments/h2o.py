@@ -17,9 +17,6 @@ BYTE, TASK = "byte-1", "task-1"
 TEXT = "text"
 MAIN = "ledger:zipf"
 METHODS = ("h2o", "h2o:recent=0", "h2o+window", "streaming-llm", "tova", "local", "random")
-ROW_SHARE = 0.01
-FIRST_ROW = 64
-"""Attention rows before this one are too short for a share of small weights to mean anything."""
 
 
 def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]:
@@ -47,276 +44,21 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]
 
 
 def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
-    parts = {"structure": _structure, "quality": _quality, "retained": _retained, "speed": _speed}
-    yield from parts[cell["part"]](cell, ctx)
+    from heedful.kv.experiments import _h2o
 
-
-def _structure(cell: Cell, ctx: Context) -> Iterator[Row]:
-    """Sparsity of rows and concentration of columns, trained against randomly initialised."""
-    import numpy as np
-    import torch
-    from scipy.stats import spearmanr
-
-    from heedful.kv.experiments import _work
-    from heedful.kv.replay import record
-    from heedful.models import text
-
-    length, count = ctx.params["length"], ctx.params["structure_items"]
-    rng = np.random.default_rng([7, cell["seed"]])
-    if cell["model"] == BYTE:
-        tokens = text.stdlib_bytes("held-out", rng, count, length)
-    else:
-        drawn = _work.items("ledger:zipf", cell["seed"], 2 * count, length)
-        shortest = min(len(item.tokens) for item in drawn[:count])
-        tokens = np.stack([item.tokens[:shortest] for item in drawn[:count]])
-    model = _work.model(cell["model"], ctx.device, 1000 + cell["seed"] if cell["twin"] else None)
-    frequency = np.bincount(tokens.ravel(), minlength=512)
-    for index in range(count):
-        for layer, rows in enumerate(record(model, torch.from_numpy(tokens[index : index + 1]).to(ctx.device))):
-            weights = rows[0].flatten(0, 1).cpu()
-            n = weights.shape[-1]
-            causal = torch.ones(n, n, dtype=torch.bool).tril()
-            late = causal.clone()
-            late[:FIRST_ROW] = False
-            small = weights < ROW_SHARE * weights.amax(dim=-1, keepdim=True)
-            received = weights.sum(dim=1) / torch.arange(n, 0, -1)
-            total = weights.sum(dim=1).mean(dim=0).numpy()
-            yield {
-                "item": 1000 * cell["seed"] + index,
-                "layer": layer,
-                "sparsity": float(small[:, late].float().mean()),
-                "gini": float(np.mean([_gini(head.numpy()) for head in received])),
-                "gini_without_sinks": float(np.mean([_gini(head.numpy()) for head in received[:, 4:]])),
-                "top_share": float(np.mean([_top_share(head.numpy()) for head in weights.sum(dim=1)])),
-                "frequency_correlation": float(spearmanr(total, frequency[tokens[index]]).statistic),
-            }
-
-
-def _gini(values: Any) -> float:
-    """Gini coefficient of non-negative values: 0 if all are equal, towards 1 if one has everything."""
-    import numpy as np
-
-    ordered = np.sort(values)
-    n = len(ordered)
-    return float(((2 * np.arange(1, n + 1) - n - 1) * ordered).sum() / (n * ordered.sum()))
-
-
-def _top_share(values: Any) -> float:
-    """Share of the total that the largest tenth holds."""
-    import numpy as np
-
-    ordered = np.sort(values)[::-1]
-    return float(ordered[: max(1, len(ordered) // 10)].sum() / ordered.sum())
-
-
-def _quality(cell: Cell, ctx: Context) -> Iterator[Row]:
-    import numpy as np
-
-    from heedful.kv.evaluate import Episode, play
-    from heedful.kv.experiments import _work
-    from heedful.models import text
-
-    length, task = ctx.params["length"], cell["task"]
-    slots = round(cell["share"] * length)
-    if task == TEXT:
-        rng = np.random.default_rng([11, cell["seed"]])
-        chunks = text.stdlib_bytes("held-out", rng, ctx.params["chunks"], length)
-        start = 16
-        scored = np.arange(length) >= start
-        episodes, work = [Episode(chunk, scored, (start,)) for chunk in chunks], []
-        model = _work.model(BYTE, ctx.device)
-    else:
-        work = _work.items(task, cell["seed"], ctx.params["items"], length)
-        episodes, model = [_work.episode(item) for item in work], _work.model(TASK, ctx.device)
-    played = play(
-        model, _work.policy_for(cell["method"], slots, work), episodes, batch=ctx.params["batch"], device=ctx.device
-    )
-    for index, result in enumerate(played):
-        scored = episodes[index].scored
-        right = result.correct[scored]
-        row: dict[str, Any] = {
-            "item": 1000 * cell["seed"] + index,
-            "slots": float(np.mean(result.usage.slots)),
-            "peak_slots": float(np.mean(result.usage.peak_slots)),
-        }
-        if task == TEXT:
-            row["bits_per_byte"] = float(result.nats[scored].mean() / np.log(2))
-        elif task.startswith(("ledger", "verify")):
-            row["accuracy"] = float(right.mean())
-        else:
-            row["accuracy"] = float(right.all())
-        yield row
-
-
-def _retained(cell: Cell, ctx: Context) -> Iterator[Row]:
-    """The attention mass that the online rule retains, against the best set of that size known in hindsight."""
-    import numpy as np
-    import torch
-
-    from heedful.kv.experiments import _work
-    from heedful.kv.policies import make
-    from heedful.kv.replay import record, simulate
-
-    slots = round(cell["share"] * ctx.params["length"])
-    for index, item in enumerate(
-        _work.items(cell["task"], cell["seed"], ctx.params["structure_items"], ctx.params["length"])
-    ):
-        rows = record(_work.model(TASK, ctx.device), torch.from_numpy(item.tokens[None]).to(ctx.device))
-        alive = simulate(make("h2o", slots), rows, item.prompt_length)[0]
-        ratios = []
-        for layer, recorded in enumerate(rows):
-            mass = recorded[0].sum(dim=1)[:, item.prompt_length :]
-            online = (mass * alive[layer][:, item.prompt_length :]).sum(dim=(1, 2))
-            fixed = mass.sum(dim=1).topk(slots).values.sum(dim=1)
-            ratios.append(float((online / fixed).mean()))
-        yield {"item": 1000 * cell["seed"] + index, "retained_ratio": float(np.mean(ratios))}
-
-
-def _speed(cell: Cell, ctx: Context) -> Iterator[Row]:
-    """Decode speed with caches filled with random entries: speed does not depend on what the weights know."""
-    import time
-
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from heedful.kv.experiments import _work
-    from heedful.kv.policies import make
-
-    torch.set_num_threads(1)
-    torch.manual_seed(cell["seed"])
-    config = LlamaConfig(
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        vocab_size=4096,
-        max_position_embeddings=1 << 17,
-    )
-    model: Any = LlamaForCausalLM(config).eval()
-    model.to(ctx.device)
-    context, steps = cell["context"], ctx.params["speed_steps"]
-    held = context if cell["method"] == "full" else round(cell["share"] * context)
-    with torch.inference_mode(), make(cell["method"], held).on(model) as cache:
-        batch = cell["batch"]
-        _work.fill(cache, held, config, batch, cell["seed"], ctx.device)
-        token = torch.zeros(batch, 1, dtype=torch.long, device=ctx.device)
-        for step in range(2 * steps):
-            if step == steps:
-                if ctx.device != "cpu":
-                    torch.cuda.synchronize()
-                began = time.perf_counter()
-            model(
-                token,
-                position_ids=torch.tensor([[context + step]], device=ctx.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        if ctx.device != "cpu":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-        yield {
-            "tokens_per_s": batch * steps / seconds,
-            "slots": sum(cache.usage().slots) / len(cache.evicting),
-            "cache_bytes": float(sum(cache.usage().nbytes)),
-        }
+    yield from _h2o.PARTS[cell["part"]](cell, ctx)
 
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
-    import altair as alt
-    import polars as pl
+    from heedful.kv.experiments import _h2o_figures
 
-    found = []
-    quality = rows.filter(pl.col("part") == "quality")
-    for task, metric, title in (
-        (TEXT, "bits_per_byte", "Bits per byte of held-out source text"),
-        (None, "accuracy", "Accuracy"),
-    ):
-        chosen = quality.filter(pl.col("task") == task if task else pl.col("task") != TEXT)
-        if not len(chosen):
-            continue
-        table = (
-            chosen.group_by("task", "method", "share")
-            .agg(
-                pl.col(metric).mean(), pl.col(metric).std().alias("sd"), pl.len().alias("items"), pl.col("slots").mean()
-            )
-            .sort("task", "method", "share")
-        )
-        chart = (
-            alt.Chart(table)
-            .mark_line(point=True)
-            .encode(
-                x=alt.X(
-                    "share:Q",
-                    scale=alt.Scale(type="log"),
-                    axis=alt.Axis(format="%"),
-                    title="budget, share of the sequence",
-                ),
-                y=alt.Y(f"{metric}:Q", scale=alt.Scale(zero=False), title=metric.replace("_", " ")),
-                color=alt.Color("method:N"),
-                column=alt.Column("task:N", title=None),
-                tooltip=["task", "method", "share", metric, "sd", "items", "slots"],
-            )
-            .properties(width=260, height=220)
-        )
-        found.append(Figure(title, chart, table, "One line per policy; the full cache is the point at 100 %."))
-    structure = rows.filter(pl.col("part") == "structure")
-    if len(structure):
-        table = (
-            structure.group_by("model", "twin", "layer")
-            .agg(pl.col("sparsity", "gini", "gini_without_sinks", "top_share", "frequency_correlation").mean())
-            .sort("model", "twin", "layer")
-            .with_columns(weights=pl.when(pl.col("twin")).then(pl.lit("random")).otherwise(pl.lit("trained")))
-        )
-        chart = (
-            alt.Chart(table)
-            .mark_line(point=True)
-            .encode(
-                x=alt.X("layer:O"),
-                y=alt.Y("gini:Q", scale=alt.Scale(domain=[0, 1])),
-                color="weights:N",
-                column=alt.Column("model:N", title=None),
-                tooltip=["model", "weights", "layer", "sparsity", "gini", "top_share"],
-            )
-            .properties(width=240, height=200)
-        )
-        found.append(
-            Figure(
-                "Concentration of received attention, by layer",
-                chart,
-                table,
-                "Gini coefficient of the attention that entries received per query that could see them; the random "
-                "twin shows what softmax alone does.",
-            )
-        )
-    speed = rows.filter(pl.col("part") == "speed")
-    if len(speed):
-        table = (
-            speed.with_columns(method=pl.format("{}, batch {}", "method", "batch"))
-            .group_by("method", "context")
-            .agg(pl.col("tokens_per_s", "slots", "cache_bytes").mean())
-            .sort("method", "context")
-        )
-        chart = (
-            alt.Chart(table)
-            .mark_line(point=True)
-            .encode(
-                x=alt.X("context:Q", scale=alt.Scale(type="log", base=2)),
-                y="tokens_per_s:Q",
-                color="method:N",
-                tooltip=["method", "context", "tokens_per_s", "slots", "cache_bytes"],
-            )
-            .properties(width=420, height=220)
-        )
-        found.append(
-            Figure(
-                "Decode speed, one thread",
-                chart,
-                table,
-                "Tokens of all sequences of the batch; the larger batch uses the bytes of one full cache.",
-            )
-        )
-    return found
+    return _h2o_figures.figures(rows)
+
+
+def _digests(params: Mapping[str, Any]) -> dict[str, str]:
+    from heedful import models
+
+    return {name: models.digest(name) for name in (BYTE, TASK)}
 
 
 _AT_20: dict[str, Any] = {"part": "quality", "share": [0.2]}
@@ -428,6 +170,7 @@ experiment = Experiment(
                 "speed_steps": 12,
             },
             limit_s=600,
+            repeats=3,
             leaves_out="OPT, LLaMA and GPT-NeoX models, HELM and lm-eval tasks; throughput at equal memory with larger "
             "batches, and on a GPU; contexts beyond 8192.",
         ),
@@ -454,9 +197,10 @@ experiment = Experiment(
     cells=cells,
     measure=measure,
     figures=figures,
-    inputs=lambda params: _digests(),
+    inputs=_digests,
     modules=(
         *RUNTIME,
+        "heedful.kv.experiments._h2o",
         "heedful.kv.h2o",
         "heedful.kv.streaming_llm",
         "heedful.kv.tova",
@@ -657,9 +401,3 @@ model.generate(**inputs, past_key_values=cache, max_new_tokens=32, do_sample=Fal
 print(cache.usage().slots)
 """,
 )
-
-
-def _digests() -> dict[str, str]:
-    from heedful import models
-
-    return {name: models.digest(name) for name in (BYTE, TASK)}

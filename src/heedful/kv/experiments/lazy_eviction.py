@@ -9,8 +9,6 @@ from heedful.kv.experiments import RUNTIME
 from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import polars as pl
 
     from heedful.lab import Context
@@ -91,240 +89,21 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
-    yield from {"live": _live, "replay": _replay, "recurrence": _recurrence}[cell["part"]](cell, ctx)
+    from heedful.kv.experiments import _lazy_eviction
 
-
-def _work_of(cell: Cell, ctx: Context) -> list[Any]:
-    from heedful.kv.experiments import _work
-
-    return _work.items(cell["task"], cell["seed"], ctx.params["items"], ctx.params["length"], cell["split"])
-
-
-def _policy(cell: Cell, ctx: Context, work: Sequence[Any]) -> Any:
-    """The policy of a cell; what its spec leaves open (alpha, the window of ``+window`` forms) is calibrated."""
-    from heedful.kv.experiments import _work
-
-    slots = round(cell["share"] * ctx.params["length"])
-    spec, _, convention = cell["method"].partition("@")
-    name, _, given = spec.partition(":")
-    options = dict(pair.split("=") for pair in given.split(",") if pair)
-    setting = str(ctx.tuned[cell["method"]]["setting"] if cell["tuned"] else cell["setting"])
-    options |= dict(pair.split("=") for pair in setting.split(",") if pair)
-    known = calibration(ctx)
-    base, _, form = name.partition("+")
-    if form or base == "lazy-eviction":
-        options.setdefault("window", str(known["window"]))
-    if base in ("lazy-eviction", "raas"):
-        options.setdefault("alpha", str(known["alpha"]))
-    if convention == "peak":
-        slots -= int(options["window"])
-    text = base + ":" + ",".join(f"{key}={value}" for key, value in options.items())
-    return _work.policy_for(text if options else base, slots, work)
-
-
-def calibration(ctx: Context) -> dict[str, Any]:
-    """alpha and W from full-cache attention on calibration items, before any method is run.
-
-    alpha: a head activates about three entries per step outside the last 16 tokens. W: the 80th percentile of the
-    maximum recurrence interval at that alpha, kept within half of the smallest budget.
-    """
-    import json
-
-    length = ctx.params["length"]
-    smallest = min(share for shares in ctx.params["tasks"].values() for share in shares)
-    largest = max(4, round(smallest * length) // 2 - 1)
-    key = {"what": "alpha and window", "length": length, "largest": largest, "items": ctx.params["calibration_items"]}
-
-    def build(folder: Path) -> None:
-        (folder / "calibration.json").write_text(
-            json.dumps(_calibrate(length, largest, ctx.params["calibration_items"], ctx.device))
-        )
-
-    return json.loads((ctx.artifact(key, build) / "calibration.json").read_text())
-
-
-def _calibrate(length: int, largest: int, count: int, device: str) -> dict[str, Any]:
-    import numpy as np
-    import torch
-
-    from heedful.kv.experiments import _work
-    from heedful.kv.replay import record, recurrence
-
-    alphas = (0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-    active = np.zeros(len(alphas))
-    recorded = []
-    for item in _work.items(MAIN, 0, count, length, "calibration"):
-        rows = record(_work.model(MODEL, device), torch.from_numpy(item.tokens[None]).to(device))
-        recorded.append((rows, item.prompt_length))
-        n = len(item.tokens)
-        far = torch.ones(n, n, dtype=torch.bool).tril(-16)
-        for index, alpha in enumerate(alphas):
-            active[index] += np.mean(
-                [float(((r.cpu() >= alpha) & far)[..., item.prompt_length :, :].sum(-1).float().mean()) for r in rows]
-            )
-    active /= count
-    alpha = alphas[int(np.abs(np.log(np.maximum(active, 1e-9) / 3)).argmin())]
-    intervals = np.concatenate([recurrence(rows, prompt, alpha).cpu().numpy().ravel() for rows, prompt in recorded])
-    percentile = int(np.percentile(intervals[intervals > 0], 80))
-    return {"alpha": alpha, "window": int(np.clip(percentile, 4, largest)), "p80": percentile}
-
-
-def _live(cell: Cell, ctx: Context) -> Iterator[Row]:
-    import numpy as np
-
-    from heedful.kv.evaluate import play
-    from heedful.kv.experiments import _work
-
-    work = _work_of(cell, ctx)
-    policy = "full" if cell["method"] == "full" else None
-    chosen = _work.policy_for(policy, 0, work) if policy else _policy(cell, ctx, work)
-    played = play(
-        _work.model(MODEL, ctx.device),
-        chosen,
-        [_work.episode(item) for item in work],
-        batch=ctx.params["batch"],
-        device=ctx.device,
-    )
-    for index, (item, result) in enumerate(zip(work, played)):
-        far = _far(item, ctx)
-        yield {
-            "item": 1000 * cell["seed"] + index,
-            "accuracy": float(result.correct[item.scored].mean()),
-            "far_accuracy": float(result.correct[far].mean()) if far.any() else None,
-            "slots": float(np.mean(result.usage.slots)),
-            "peak_slots": float(np.mean(result.usage.peak_slots)),
-        }
-
-
-def _far(item: Any, ctx: Context) -> Any:
-    """bool ``[T]``: scored tokens whose operand was last mentioned more than ``far`` tokens ago."""
-    import numpy as np
-
-    return item.scored & (item.last_use >= 0) & (np.arange(len(item.tokens)) - item.last_use > ctx.params["far"])
-
-
-def _replay(cell: Cell, ctx: Context) -> Iterator[Row]:
-    import numpy as np
-    import torch
-
-    from heedful.kv.experiments import _work
-    from heedful.kv.replay import belady, hits, record, simulate
-
-    work = _work_of(cell, ctx)[: ctx.params["replay_items"]]
-    policy = _policy(cell, ctx, work)
-    slots = round(cell["share"] * ctx.params["length"])
-    for index, item in enumerate(work):
-        rows = record(_work.model(MODEL, ctx.device), torch.from_numpy(item.tokens[None]).to(ctx.device))
-        far = _far(item, ctx)
-        needs = {t: alternatives for t, alternatives in item.needs.items() if far[t]}
-        chosen = policy if not callable(policy) else policy([index])
-        met = hits(simulate(chosen, rows, item.prompt_length)[0], needs)
-        best = belady(len(item.tokens), item.prompt_length, slots, needs)
-        yield {
-            "item": 1000 * cell["seed"] + index,
-            "hit_rate": float(np.mean(list(met.values()))) if met else None,
-            "belady_hit_rate": float(np.mean(list(best.values()))) if best else None,
-        }
-
-
-def _recurrence(cell: Cell, ctx: Context) -> Iterator[Row]:
-    import numpy as np
-    import torch
-
-    from heedful.kv.experiments import _work
-    from heedful.kv.replay import record, recurrence
-
-    known = calibration(ctx)
-    for index, item in enumerate(_work_of(cell, ctx)[: ctx.params["replay_items"]]):
-        rows = record(_work.model(MODEL, ctx.device), torch.from_numpy(item.tokens[None]).to(ctx.device))
-        interval = (
-            recurrence(rows, item.prompt_length, known["alpha"])
-            .cpu()
-            .numpy()[..., : len(item.tokens) - known["window"]]
-        )
-        yield {
-            "item": 1000 * cell["seed"] + index,
-            "recurring": float((interval > 1).mean()),
-            "beyond_window": float((interval > known["window"]).mean()),
-            "interval_p80": float(np.percentile(interval[interval > 0], 80)) if (interval > 0).any() else None,
-            "alpha": known["alpha"],
-            "window": float(known["window"]),
-        }
+    yield from _lazy_eviction.PARTS[cell["part"]](cell, ctx)
 
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
-    import altair as alt
-    import polars as pl
+    from heedful.kv.experiments import _lazy_eviction_figures
 
-    found = []
-    for part, metric, title, caption in (
-        (
-            "live",
-            "far_accuracy",
-            "Accuracy where the operand was last seen long ago",
-            "Live decoding on the cut cache.",
-        ),
-        (
-            "replay",
-            "hit_rate",
-            "Needed entries still held when needed",
-            "Replay of recorded full-cache attention, mean over layers and heads.",
-        ),
-    ):
-        chosen = rows.filter(pl.col("part") == part)
-        if part == "live" and len(chosen):
-            chosen = chosen.filter(~pl.col("tuned"))
-        if not len(chosen):
-            continue
-        table = (
-            chosen.group_by("task", "method", "share")
-            .agg(
-                pl.col(metric).mean(),
-                pl.col(metric).std().alias("sd"),
-                pl.len().alias("items"),
-                pl.col("slots", "peak_slots").mean(),
-            )
-            .sort("task", "share", metric, descending=[False, False, True])
-        )
-        chart = (
-            alt.Chart(table.filter(pl.col("method") != "full"))
-            .mark_line(point=True)
-            .encode(
-                x=alt.X("share:Q", axis=alt.Axis(format="%"), title="budget, share of the sequence"),
-                y=alt.Y(f"{metric}:Q", title=metric.replace("_", " ")),
-                color=alt.Color("method:N", legend=alt.Legend(labelLimit=320)),
-                tooltip=["task", "method", "share", metric, "sd", "items", "slots", "peak_slots"],
-            )
-            .properties(width=240, height=220)
-            .facet(facet=alt.Facet("task:N", title=None), columns=2)
-        )
-        found.append(Figure(title, chart, table, caption))
-    tuned = rows.filter((pl.col("part") == "live") & pl.col("tuned"))
-    if len(tuned):
-        table = (
-            tuned.group_by("method")
-            .agg(pl.col("far_accuracy", "accuracy", "slots", "peak_slots").mean())
-            .sort("far_accuracy", descending=True)
-        )
-        chart = (
-            alt.Chart(table)
-            .mark_bar()
-            .encode(
-                x=alt.X("far_accuracy:Q", scale=alt.Scale(domain=[0, 1])),
-                y=alt.Y("method:N", sort="-x"),
-                tooltip=["method", "far_accuracy"],
-            )
-            .properties(width=420)
-        )
-        found.append(
-            Figure(
-                "Tuned on calibration items, six settings each",
-                chart,
-                table,
-                "Far accuracy on test items at the tuned budget.",
-            )
-        )
-    return found
+    return _lazy_eviction_figures.figures(rows)
+
+
+def _digests(params: Mapping[str, Any]) -> dict[str, str]:
+    from heedful import models
+
+    return {MODEL: models.digest(MODEL)}
 
 
 def _against(
@@ -443,9 +222,10 @@ experiment = Experiment(
     measure=measure,
     figures=figures,
     tuning=Tuning(grids, tuning_cells, "far_accuracy"),
-    inputs=lambda params: _digests(),
+    inputs=_digests,
     modules=(
         *RUNTIME,
+        "heedful.kv.experiments._lazy_eviction",
         "heedful.kv.h2o",
         "heedful.kv.streaming_llm",
         "heedful.kv.tova",
@@ -618,9 +398,3 @@ model.generate(**inputs, past_key_values=cache, max_new_tokens=24, do_sample=Fal
 print(cache.usage().slots)
 """,
 )
-
-
-def _digests() -> dict[str, str]:
-    from heedful import models
-
-    return {MODEL: models.digest(MODEL)}
