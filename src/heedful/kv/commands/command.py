@@ -42,7 +42,7 @@ def compare(
     tasks: Annotated[
         str, typer.Option(help="Embedded tasks, as niah1,ledger:stack  [default: what the model gets right]")
     ] = "",
-    items: Annotated[int, typer.Option(min=2, help="Items per embedded task.")] = 24,
+    items: Annotated[int, typer.Option(min=2, help="Items per embedded task.")] = 32,
     length: Annotated[
         int | None, typer.Option(min=16, help="Tokens of an embedded item  [default: 256, if the model can]")
     ] = None,
@@ -50,9 +50,7 @@ def compare(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer to a prompt.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Use the tokenizer's chat template.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; with --prompts.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="Where the model runs, as cpu or cuda:0; with --prompts.")
-    ] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the model runs, as cpu or cuda:0; with --prompts.")] = "cpu",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes for embedded tasks  [default: one per processor]")
     ] = None,
@@ -140,7 +138,7 @@ def _embedded(
             f"({', '.join(known) or 'none is installed'})"
         )
     works = embedded.plan(model, tasks, length, console.notice)
-    todo = embedded.jobs(model, works, specs, sizes, items, seed)
+    todo = embedded.jobs(model, works, specs, sizes, items, seed, console.notice)
     with console.Progress(f"{len(todo)} cells on {model}") as bar:
         outcomes = embedded.run(
             todo, workers or available_cpus(), lambda done, total, left: bar(done, total, left_s=left)
@@ -162,16 +160,16 @@ def _own(
     """Title, tables and facts of a comparison on the user's model and prompts."""
     from transformers.utils import logging
 
-    from heedful.kv.commands import loading, options, own
+    from heedful.kv.commands import loading, own
 
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     loading.check_dtype(dtype)
     place = loading.check_device(device)
-    field = own.contenders_for(specs or options.read_specs(own.DEFAULT_POLICIES), sizes)
+    own.check_specs(specs or ())
     source = loading.find(model)
     texts = loading.encode(source, prompts, chat)
-    loading.check_rooms(field, texts)
+    field = own.field_for(specs, sizes, texts, console.notice)
     loading.check_positions(source, texts, max_new_tokens, console.notice)
     loaded = loading.load(source, dtype, place)
     with console.Progress(f"{len(field)} policies and budgets on {len(texts)} prompts") as bar:

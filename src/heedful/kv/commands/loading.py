@@ -12,7 +12,7 @@ from torch import Tensor
 
 from heedful import models
 from heedful.kv.baselines import Full
-from heedful.kv.commands.options import Contender, Prompt, check_room
+from heedful.kv.commands.options import Prompt
 from heedful.lab.errors import LabError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -56,9 +56,7 @@ def check_device(device: str) -> torch.device:
         raise LabError(f"--device {device!r}: not a device; cpu, cuda, cuda:1 and mps are") from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         have = torch.cuda.device_count()
-        raise LabError(
-            f"--device {device}: this torch sees {have or 'no'} CUDA device{'s' if have > 1 else ''}"
-        )
+        raise LabError(f"--device {device}: this torch sees {have or 'no'} CUDA device{'s' if have > 1 else ''}")
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise LabError(f"--device {device}: this torch sees no MPS device")
     if found.type not in ("cpu", "cuda", "mps"):
@@ -105,9 +103,12 @@ def _check_family(source: Source) -> None:
     try:
         with torch.device("meta"):
             hollow = AutoModelForCausalLM.from_config(source.config)
-    except ValueError as error:
+        causal = all(getattr(module, "is_causal", None) is not False for module in hollow.modules())
+    except ValueError:
+        causal = False
+    if not causal:
         family = source.config.model_type
-        raise LabError(f"--model {source.name}: family {family!r} is not a causal language model") from error
+        raise LabError(f"--model {source.name}: family {family!r} is not a causal language model")
     Full().cache_for(hollow)
 
 
@@ -117,8 +118,8 @@ def load(source: Source, dtype: str, device: torch.device) -> Any:
 
     try:
         model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise LabError(f"--model {source.name}: {_first_line(error)}") from error
+    except Exception as error:  # every format of weights has errors of its own
+        raise LabError(f"--model {source.name}: its weights cannot be loaded: {_first_line(error)}") from error
     model.to(device)  # type: ignore[arg-type]
     return model.eval()
 
@@ -141,16 +142,13 @@ def encode(source: Source, prompts: Sequence[Prompt], chat: bool) -> list[Text]:
             ids = _ids(tokenizer, prompt.text, chat)
         except Exception as error:  # tokenizers and templates raise anything
             raise LabError(
-                f"prompt in line {prompt.line}: the tokenizer of {source.name} cannot encode it: "
-                f"{_first_line(error)}"
+                f"prompt in line {prompt.line}: the tokenizer of {source.name} cannot encode it: {_first_line(error)}"
             ) from error
         tokens = torch.tensor(ids, dtype=torch.int64)
         if not len(tokens):
             raise LabError(f"prompt in line {prompt.line}: has no token for the tokenizer of {source.name}")
         if int(tokens.max()) >= source.config.get_text_config(decoder=True).vocab_size:
-            raise LabError(
-                f"--model {source.name}: its tokenizer makes token ids that the model does not have"
-            )
+            raise LabError(f"--model {source.name}: its tokenizer makes token ids that the model does not have")
         texts.append(Text(prompt, tokens))
     return texts
 
@@ -159,21 +157,10 @@ def _ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
     if not chat:
         return list(tokenizer(prompt)["input_ids"])
     message = [{"role": "user", "content": prompt}]
-    return list(
-        tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
-    )
+    return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
-def check_rooms(field: Sequence[Contender], texts: Sequence[Text]) -> None:
-    """Raises LabError if a share of the shortest prompt is less than a policy needs."""
-    shortest = min(texts, key=lambda text: len(text.tokens))
-    for contender in field:
-        check_room(contender, len(shortest.tokens), f"the prompt in line {shortest.prompt.line}")
-
-
-def check_positions(
-    source: Source, texts: Sequence[Text], max_new_tokens: int, notice: Callable[[str], None]
-) -> None:
+def check_positions(source: Source, texts: Sequence[Text], max_new_tokens: int, notice: Callable[[str], None]) -> None:
     """Tells ``notice`` if the longest prompt and its answer go beyond the positions that the model knows."""
     most = getattr(source.config.get_text_config(decoder=True), "max_position_embeddings", None)
     longest = max(texts, key=lambda text: len(text.tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from typing import Any
 from heedful.kv.base import Budgeted, Policy, Share, Size, resolve
 from heedful.kv.policies import make
 from heedful.lab.errors import LabError
+
+LONG_PROMPT = ".*the prompt alone is longer"
+"""A warning of policies that do not cut prompts; the measured slots say the same."""
 
 
 @dataclass(frozen=True)
@@ -104,67 +107,82 @@ def _distinct(option: str, values: Iterable[Any]) -> tuple[Any, ...]:
     return found
 
 
+def unsized(spec: str) -> Policy:
+    """A policy that keeps everything, for what it is and not what it does.
+
+    Raises LabError for an unknown policy or parameter, and for a budget among the parameters.
+    """
+    policy = _made(spec, None)
+    if isinstance(policy, Budgeted) and policy.budget != Share(1.0):
+        raise LabError(f"policy {spec!r}: give its budget with --budgets")
+    return policy
+
+
 def contenders(
-    specs: Iterable[str], sizes: Sequence[Size], length: int | None = None
+    specs: Iterable[str],
+    sizes: Sequence[Size],
+    length: int,
+    text: str = "",
+    *,
+    resolved: bool = True,
+    left_out: Callable[[str], None] | None = None,
 ) -> tuple[Contender, ...]:
     """Every policy at every budget, the full cache first; a policy without a budget once.
 
     Args:
         specs: policies, as :func:`heedful.kv.policies.make` takes them.
         sizes: budgets.
-        length: what shares are resolved against now; None leaves them to each prompt.
+        length: tokens of the shortest text that shares will be of.
+        text: what that text is, empty if all are alike.
+        resolved: give policies the slots that shares of ``length`` are, not the shares.
+        left_out: told why a policy that cannot work with a budget is left out, as long as another one can.
 
-    Raises LabError for an unknown policy or parameter, and for a budget below what a policy needs.
+    Raises LabError as :func:`unsized`, and for a budget below what a policy needs unless ``left_out`` is told.
     """
     found: list[Contender] = []
+    problems: list[tuple[Size, LabError]] = []
     for spec in dict.fromkeys(("full", *specs)):
-        plain = checked_policy(spec, None)
+        plain = unsized(spec)
         if not isinstance(plain, Budgeted):
             found.append(Contender(spec, None, plain))
             continue
-        if plain.budget != Share(1.0):
-            raise LabError(f"policy {spec!r}: give its budget with --budgets")
         for size in sizes:
-            found.append(Contender(spec, size, checked_policy(spec, size, length)))
+            try:
+                policy = _fitting(spec, size, length, text)
+            except LabError as error:
+                problems.append((size, error))
+                continue
+            found.append(Contender(spec, size, policy if resolved else _made(spec, size)))
+    for size, problem in problems:
+        if left_out is None or not any(contender.asked == size for contender in found):
+            raise LabError(f"{problem}; raise --budgets or leave it out of --policies")
+        left_out(f"left out: {problem}")
     return tuple(found)
 
 
-def checked_policy(spec: str, size: Size | None, length: int | None = None) -> Policy:
-    """``make(spec, size)``, a share resolved against ``length`` if given; every mistake is a LabError."""
-    slots = size
-    if isinstance(size, Share) and length is not None:
-        slots = int(resolve(size, length))
-        if slots < 1:
-            raise LabError(f"--budgets {size_text(size)}: no slot at all of {length} tokens; give more")
+def _fitting(spec: str, size: Size, length: int, text: str) -> Policy:
+    if isinstance(size, int):
+        return _made(spec, size)
+    slots = int(resolve(size, length))
+    share = f"{size_text(size)} of {text or f'{length} tokens'}{f' ({length} tokens)' if text else ''}"
+    if slots < 1:
+        raise LabError(f"policy {spec!r}: {share} is no slot at all")
     try:
-        return make(spec, slots)
+        return _made(spec, slots)
+    except LabError as error:
+        raise LabError(f"{error}; that is {share}") from error
+
+
+def _made(spec: str, size: Size | None) -> Policy:
+    """``make(spec, size)``, with every mistake as a LabError that names the policy."""
+    try:
+        return make(spec, size)
     except TypeError as error:
         raise LabError(f"policy {spec!r}: a parameter is of the wrong kind ({error})") from error
     except ValueError as error:
-        raise LabError(_in_words(spec, size, length, str(error))) from error
-
-
-def _in_words(spec: str, size: Size | None, length: int | None, message: str) -> str:
-    if message.startswith("unknown policy"):
-        return f"--policies: {message}"
-    if size is None or message.startswith("policy "):
-        return message if message.startswith("policy ") else f"policy {spec!r}: {message}"
-    of = f" ({size_text(size)} of {length} tokens)" if isinstance(size, Share) and length is not None else ""
-    return f"policy {spec!r}{of}: {message}; raise --budgets or leave it out of --policies"
-
-
-def check_room(contender: Contender, length: int, where: str) -> None:
-    """Raises LabError if a share of ``length`` tokens, those of ``where``, is less than the policy needs."""
-    policy, asked = contender.policy, contender.asked
-    if (
-        isinstance(policy, Budgeted)
-        and isinstance(asked, Share)
-        and (slots := int(resolve(asked, length))) < policy.least
-    ):
-        raise LabError(
-            f"policy {contender.spec!r} needs at least {policy.least} slots, but {size_text(asked)} of "
-            f"{where} ({length} tokens) is {slots}; raise --budgets or leave it out of --policies"
-        )
+        message = str(error)
+        told = message.startswith(("unknown policy", "policy "))
+        raise LabError(message if told else f"policy {spec!r}: {message}") from error
 
 
 @dataclass(frozen=True)
@@ -198,7 +216,7 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
         raise LabError(f"--prompts {path}: holds no prompt")
     for prompt in prompts:
         if (prompt.answer is None) != (prompts[0].answer is None):
-            has, other = ("no", "has one") if prompt.answer is None else ("an", "has none")
+            has, other = ("has no", "has one") if prompt.answer is None else ("has an", "has none")
             raise LabError(
                 f'--prompts {path}, line {prompt.line}: {has} "answer", but line {prompts[0].line} {other}; '
                 "give one for every prompt, or for none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heedful.kv.base import resolve
+from heedful.kv.base import Size, resolve
 from heedful.kv.baselines import Clairvoyant, Full
 from heedful.kv.cache import Usage
 from heedful.kv.commands.loading import Text
-from heedful.kv.commands.options import Contender, contenders
+from heedful.kv.commands.options import LONG_PROMPT, Contender, contenders, unsized
 from heedful.kv.commands.page import Table, paired_difference, with_interval
 from heedful.kv.evaluate import faithfulness, reference
 from heedful.lab.errors import LabError
@@ -39,15 +40,26 @@ class Answered:
     tokens_per_s: float
 
 
-def contenders_for(specs: Sequence[str], sizes: Sequence[Any]) -> tuple[Contender, ...]:
-    """Every policy at every budget; LabError also for the clairvoyant one."""
-    found = contenders(specs, sizes)
-    for contender in found:
-        if isinstance(contender.policy, Clairvoyant):
-            raise LabError(
-                "policy 'clairvoyant' needs to know what will be needed: only the embedded tasks say that"
-            )
-    return found
+def check_specs(specs: Sequence[str]) -> None:
+    """Raises LabError for a policy that is unknown, or needs to know what only the embedded tasks say."""
+    for spec in specs:
+        if isinstance(unsized(spec), Clairvoyant):
+            raise LabError(f"policy {spec!r} needs to know what will be needed: only the embedded tasks say that")
+
+
+def field_for(
+    specs: Sequence[str] | None, sizes: Sequence[Size], texts: Sequence[Text], notice: Callable[[str], None]
+) -> tuple[Contender, ...]:
+    """The contenders, able to work with every prompt.
+
+    With ``specs`` being None the default ones, of which those that cannot work with a budget are left out; ``notice``
+    is told. Raises LabError for one that was asked for and cannot.
+    """
+    shortest = min(texts, key=lambda text: len(text.tokens))
+    chosen = DEFAULT_POLICIES.split(",") if specs is None else specs
+    where = f"the prompt in line {shortest.prompt.line}"
+    left_out = notice if specs is None else None
+    return contenders(chosen, sizes, len(shortest.tokens), where, resolved=False, left_out=left_out)
 
 
 def run(
@@ -68,6 +80,7 @@ def run(
         max_new_tokens: tokens of an answer, at most.
         progress: told how many runs are done, of how many, and the estimated seconds that are left.
     """
+    warnings.filterwarnings("ignore", message=LONG_PROMPT)
     stop = stop_tokens(model, tokenizer)
     answers: list[list[Answered]] = [[] for _ in field]
     began, done, total = time.monotonic(), 0, len(field) * len(texts)

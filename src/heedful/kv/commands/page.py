@@ -46,7 +46,8 @@ class Table:
     @property
     def frame(self) -> pl.DataFrame:
         """The rows as a frame; what is not a number is null."""
-        return pl.DataFrame(list(self.rows), infer_schema_length=None).fill_nan(None)
+        frame = pl.DataFrame(list(self.rows), infer_schema_length=None).fill_nan(None)
+        return frame.with_columns(pl.col(pl.Null).cast(pl.Float64))
 
     def show(self) -> None:
         """Prints the table and its note."""
@@ -69,10 +70,7 @@ class Table:
             "asked": asked or text.MISSING,
             "held": f"{row['slots']:.0f} / {row['peak_slots']:.0f}",
             "kib": f"{row['bytes'] / 1024:,.0f} / {row['peak_bytes'] / 1024:,.0f}",
-            **{
-                name: spread(row, name, factor, places, sign)
-                for name, (_, factor, places, sign) in self.shown.items()
-            },
+            **{name: spread(row, name, factor, places, sign) for name, (_, factor, places, sign) in self.shown.items()},
             "speed": text.MISSING if speed is None else f"{speed:,.0f}",
         }
 
@@ -98,9 +96,7 @@ def with_interval(name: str, values: Sequence[float], *, binary: bool = False) -
     }
 
 
-def paired_difference(
-    name: str, values: Sequence[float], control: Sequence[float]
-) -> dict[str, float | None]:
+def paired_difference(name: str, values: Sequence[float], control: Sequence[float]) -> dict[str, float | None]:
     """The mean difference to the control on the same items, with its bootstrap interval, likewise."""
     effects = np.asarray(values, dtype=np.float64) - np.asarray(control, dtype=np.float64)
     low = high = None

@@ -1,0 +1,317 @@
+"""``heedful compare kv`` on the embedded tasks: what is measured, printed and stored, and how it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heedful import models
+from heedful.cli import main
+from heedful.kv.base import Share
+from heedful.kv.commands import embedded, options, page
+from heedful.kv.evaluate import play
+from heedful.kv.experiments import _work
+from heedful.kv.policies import make
+from heedful.lab.errors import LabError
+from heedful.lab.report.comparisons import read_comparisons
+
+MINI = ("--model", "task-mini-1", "--workers", "1", "--length", "64")
+
+
+@pytest.fixture
+def compare(capsys, tmp_path, monkeypatch):
+    """``compare(*words)``: exit status, standard output and standard error, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        with pytest.raises(SystemExit) as end:
+            main(["compare", "kv", *map(str, words)])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Every policy on one task of each group: the jobs with their rows."""
+    works = embedded.plan("task-mini-1", ["mk1", "ledger-spoken"], 64, pytest.fail)
+    todo = embedded.jobs("task-mini-1", works, None, [Share(0.3), Share(0.5), Share(1.0)], 6, 3, pytest.fail)
+    outcomes = embedded.run(todo, 1, lambda *_: None)
+    return list(zip(todo, embedded.rows(todo, outcomes), strict=True))
+
+
+def rows_of(measured, **where):
+    return [row for _, row in measured if all(row[key] == value for key, value in where.items())]
+
+
+def test_policies_that_never_evict_a_prompt_are_only_in_the_decode_group(measured):
+    policies = {task: {row["policy"] for row in rows_of(measured, task=task)} for task in ("mk1", "ledger-spoken")}
+    plain = {"full", "clairvoyant", "h2o", "tova", "streaming-llm", "local", "random"}
+    assert policies["mk1"] == plain
+    assert policies["ledger-spoken"] == plain | {"h2o+window", "lazy-eviction", "raas"}
+
+
+def test_full_agrees_with_play_and_differs_by_nothing_from_itself(measured):
+    for task, group in (("mk1", "prompt"), ("ledger-spoken", "decode")):
+        (row,) = rows_of(measured, task=task, policy="full")
+        drawn = _work.items(task, 3, 6, 64)
+        played = play(models.load("task-mini-1")[0], make("full"), [_work.episode(item) for item in drawn])
+        shares = [p.correct.sum() / item.scored.sum() for p, item in zip(played, drawn, strict=True)]
+        expected = np.mean(shares) if group == "decode" else np.mean([share == 1 for share in shares])
+        assert row["accuracy"] == pytest.approx(expected)
+        assert row["budget_slots"] is None and row["difference"] == 0
+        # The last token of the longest item is predicted, never fed.
+        assert row["slots"] == row["peak_slots"] == max(len(item.tokens) for item in drawn) - 1
+
+
+def test_a_budget_of_the_whole_length_costs_nothing(measured):
+    for row in rows_of(measured, budget="100%"):
+        assert (row["budget_slots"], row["difference"]) == (64, 0), row
+
+
+def test_slots_are_the_budget_at_the_end_and_what_the_protocol_says_at_the_peak(measured):
+    for job, row in measured:
+        if row["budget"] not in ("30%", "50%"):
+            continue
+        budget = {"30%": 19, "50%": 32}[row["budget"]]
+        assert row["budget_slots"] == budget
+        window = 16 if row["policy"] in ("h2o+window", "lazy-eviction") else 1
+        assert budget <= row["slots"] < budget + window, row
+        peak = budget + window if job.work.group == "decode" else 61
+        assert row["peak_slots"] == pytest.approx(peak, abs=1e-9), row
+        assert row["bytes"] <= row["peak_bytes"]
+
+
+def test_bytes_of_the_full_cache_are_those_of_its_entries(measured):
+    (row,) = rows_of(measured, task="mk1", policy="full")
+    layers, kv_heads, width = 3, 2, 16
+    # Keys and values in float32 and an int32 position; room for the 64 tokens that the items have.
+    assert row["bytes"] == 64 * layers * kv_heads * (2 * 4 * width + 4)
+
+
+def test_who_knows_the_needs_beats_who_knows_nothing(measured):
+    (knows,) = rows_of(measured, task="mk1", policy="clairvoyant", budget="30%")
+    (guesses,) = rows_of(measured, task="mk1", policy="random", budget="30%")
+    assert knows["accuracy"] >= guesses["accuracy"] + 0.3
+    assert knows["difference"] >= -0.2
+
+
+def test_intervals_hold_their_means_and_differences_are_paired(measured):
+    for _, row in measured:
+        (full,) = rows_of(measured, task=row["task"], policy="full")
+        assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+        assert row["difference"] == pytest.approx(row["accuracy"] - full["accuracy"])
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+
+
+def test_results_do_not_depend_on_the_number_of_workers(measured):
+    todo = [job for job, _ in measured if job.asked in ("", "30%")][::3]
+    alone, together = (embedded.run(todo, workers, lambda *_: None) for workers in (1, 2))
+    for one, two in zip(alone, together, strict=True):
+        assert np.array_equal(one.right, two.right)
+        assert (one.slots, one.peak_slots, one.nbytes, one.peak_nbytes) == (
+            two.slots, two.peak_slots, two.nbytes, two.peak_nbytes,
+        )  # fmt: skip
+
+
+CARD = {
+    "accuracy": {
+        "niah1": {"64": 1.0, "128": 0.99, "512": 0.99},
+        "mk1": {"64": 0.97, "128": 0.96},
+        "ledger": {"64": 0.97, "128": 0.96, "256": 0.9},
+        "ledger/stack": {"64": 0.9},
+        "verify": {"64": 0.94},
+    }
+}
+
+
+def test_default_tasks_are_those_that_the_card_vouches_for(monkeypatch):
+    monkeypatch.setattr(embedded, "card", lambda model: CARD)
+    works = embedded.plan("task-mini-1", None, None, pytest.fail)
+    assert works == (embedded.Work("niah1", 128, "prompt"), embedded.Work("ledger", 128, "decode"))
+    works = embedded.plan("task-mini-1", None, 512, pytest.fail)
+    assert works == (embedded.Work("niah1", 512, "prompt"),)
+    with pytest.raises(LabError, match="gets no task right at length 600"):
+        embedded.plan("task-mini-1", None, 600, pytest.fail)
+
+
+def test_a_task_below_the_bar_is_played_with_a_warning(monkeypatch):
+    monkeypatch.setattr(embedded, "card", lambda model: CARD)
+    heard = []
+    works = embedded.plan("task-mini-1", ["ledger:stack", "ledger:zipf", "mk1"], 64, heard.append)
+    assert [(work.task, work.group) for work in works] == [
+        ("mk1", "prompt"), ("ledger:stack", "decode"), ("ledger:zipf", "decode"),
+    ]  # fmt: skip
+    assert heard == [
+        "warning: by its card, task-mini-1 gets less than 98 % of 'mk1' right at length 64, even with the full cache",
+        "warning: by its card, task-mini-1 gets less than 95 % of 'ledger:stack' right at length 64, even with the "
+        "full cache",
+    ]
+
+
+def test_printed_stored_and_published(compare, tmp_path):
+    words = (*MINI, "--tasks", "niah1", "--policies", "h2o,local", "--budgets", "50%,40", "--items", "4")
+    status, out, err = compare(*words)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "Prompt eviction"
+    assert lines[1].split("  ")[0] == "task" and "accuracy %" in lines[1] and "tokens/s" in lines[1]
+    cells = [line.split() for line in lines[2:7]]
+    assert [(row[1], row[2]) for row in cells] == [
+        ("full", "–"), ("h2o", "50%"), ("h2o", "40"), ("local", "50%"), ("local", "40"),
+    ]  # fmt: skip
+    assert cells[1][2:5] == ["50%", "=", "32"]
+    assert "% of items whose whole answer is right" in " ".join(lines)
+    published = Path(lines[-1].partition("report: ")[2])
+    assert published.parent == tmp_path / "site" / "comparisons"
+    assert "Policies on the tasks of task-mini-1" in published.read_text()
+
+    (stored,), problems = read_comparisons(tmp_path / "runs")
+    assert problems == []
+    assert stored.command == "heedful compare kv " + " ".join(words)
+    assert stored.facts["model"] == "task-mini-1" and "duration" in stored.facts
+    frame = stored.tables["Prompt eviction"]
+    assert frame["policy"].to_list() == ["full", "h2o", "h2o", "local", "local"]
+    assert frame["budget_slots"].to_list() == [None, 32, 40, 32, 40]
+    assert frame["tokens_per_s"].min() > 0
+    assert [title for title, *_ in stored.figures] == [
+        "Prompt eviction: accuracy against slots",
+        "Prompt eviction: accuracy against memory",
+    ]
+    _, _, spec, behind = stored.figures[0]
+    assert spec["facet"]["field"] == "task" and len(spec["spec"]["layer"]) == 4
+    assert behind["slots"].to_list() == frame["slots"].to_list()
+
+
+def test_json_has_every_table(compare):
+    status, out, _ = compare(
+        *MINI, "--tasks", "recall", "--policies", "raas", "--budgets", "0.8", "--items", "4", "--json"
+    )
+    assert status == 0
+    printed = json.loads(out)
+    full, raas = printed["tables"]["Decode eviction"]["rows"]
+    assert (full["policy"], raas["policy"], raas["budget"], raas["budget_slots"]) == ("full", "raas", "80%", 51)
+    assert raas["items"] == 4 and Path(printed["report"]).is_file()
+
+
+REFUSED = {
+    "unknown policy": (("--policies", "h2oo"), ("unknown policy 'h2oo'", "did you mean 'h2o'?")),
+    "unknown form": (("--policies", "h2o+lazy"), ("no form '+lazy'",)),
+    "unknown parameter": (("--policies", "tova:alpha=1"), ("no parameter 'alpha'",)),
+    "parameter out of range": (("--policies", "raas:alpha=-1"), ("policy 'raas:alpha=-1'", "alpha=-1")),
+    "parameter of another kind": (("--policies", "raas:alpha=abc"), ("policy 'raas:alpha=abc'",)),
+    "budget in a policy": (("--policies", "h2o:budget=8"), ("give its budget with --budgets",)),
+    "no policy": (("--policies", ","), ("--policies is empty",)),
+    "unknown task": (("--tasks", "ledgr"), ("unknown task 'ledgr'", "did you mean 'ledger'?")),
+    "unknown operand process": (("--tasks", "ledger:zapf"), ("task 'ledger:zapf'", "unknown operand process")),
+    "task without processes": (("--tasks", "niah1:zipf"), ("task 'niah1:zipf'",)),
+    "length too short": (("--tasks", "mk3", "--length", "40"), ("length 40 is too short",)),
+    "budget 0": (("--budgets", "0"), ("--budgets '0'", "above 0")),
+    "negative budget": (("--budgets", "-5"), ("--budgets '-5'",)),
+    "budget not a number": (("--budgets", "nan"), ("--budgets 'nan'",)),
+    "budget in words": (("--budgets", "20%,many"), ("--budgets 'many'",)),
+    "budget above everything": (("--budgets", "120%"), ("--budgets '120%'",)),
+    "fractional slots": (("--budgets", "12.5"), ("--budgets '12.5'",)),
+    "share of no slot": (("--budgets", "1%"), ("1% of 64 tokens is no slot at all",)),
+    "budget below the least": (
+        ("--budgets", "12", "--tasks", "recall", "--policies", "h2o,lazy-eviction"),
+        ("policy 'lazy-eviction'", "budget=12", "needs at least 17 slots"),
+    ),
+    "share below the least": (
+        ("--budgets", "5%", "--tasks", "niah1", "--policies", "streaming-llm"),
+        ("policy 'streaming-llm'", "needs at least 5 slots; that is 5% of 64 tokens"),
+    ),
+    "model without prompts": (("--model", "byte-1"), ("without --prompts", "task-mini-1")),
+    "option for prompts": (("--dtype", "float16"), ("--dtype is for your own prompts",)),
+    "one item": (("--items", "1"), ("--items", "see 'heedful compare kv --help'")),
+}
+
+
+@pytest.mark.parametrize(("words", "parts"), REFUSED.values(), ids=REFUSED)
+def test_bad_usage_is_one_line_before_any_work(compare, monkeypatch, words, parts):
+    monkeypatch.setattr(embedded, "run", lambda *_: pytest.fail("worked"))
+    status, out, err = compare(*MINI, *words)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_an_unwritable_folder_is_one_line_before_any_work(compare, monkeypatch, tmp_path):
+    monkeypatch.setattr(embedded, "run", lambda *_: pytest.fail("worked"))
+    (tmp_path / "file").write_text("")
+    for words in (("--out", "file"), ("--out", "file/below"), ("--site", "file/below/site")):
+        status, out, err = compare(*MINI, *words)
+        assert (status, out) == (1, "")
+        assert err.startswith("error: file") or str(tmp_path / "file") in err
+        assert err.count("\n") == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    status, _, err = compare(*MINI, "--site", "mine")
+    assert status == 2 and "is not a report" in err
+
+
+def test_a_dead_worker_is_one_line_and_status_1(compare, monkeypatch):
+    def die(*_):
+        raise RuntimeError("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr(embedded, "run", die)
+    status, out, err = compare(*MINI, "--budgets", "50%")
+    assert (status, out) == (1, "")
+    assert err == "error: the comparison stopped: A process in the process pool was terminated abruptly\n"
+
+
+def test_policies_with_commas_inside():
+    assert options.read_specs("h2o:recent=4,window=8,tova , lazy-eviction:alpha=0.1") == (
+        "h2o:recent=4,window=8", "tova", "lazy-eviction:alpha=0.1",
+    )  # fmt: skip
+
+
+def test_contenders_begin_with_the_full_cache_and_have_no_doubles():
+    found = options.contenders(["h2o", "full", "h2o"], [Share(0.5), 8], 100)
+    assert [(c.spec, c.budget, getattr(c.policy, "budget", None)) for c in found] == [
+        ("full", "", None), ("h2o", "50%", 50), ("h2o", "8", 8),
+    ]  # fmt: skip
+
+
+def test_shares_are_checked_against_the_shortest_text():
+    (_, contender) = options.contenders(["lazy-eviction"], [Share(0.1)], 170, "the prompt", resolved=False)
+    assert contender.policy.budget == Share(0.1)
+    with pytest.raises(LabError, match=r"budget=16.* at least 17 slots; that is 10% of the prompt \(169 tokens\)"):
+        options.contenders(["lazy-eviction"], [Share(0.1)], 169, "the prompt", resolved=False)
+
+
+def test_default_policies_that_cannot_work_are_left_out_as_long_as_others_can():
+    heard = []
+    work = embedded.Work("recall", 64, "decode")
+    todo = embedded.jobs("task-mini-1", [work, work], None, [Share(0.2)], 4, 0, heard.append)
+    assert "h2o" in {job.spec for job in todo} and "lazy-eviction" not in {job.spec for job in todo}
+    assert heard == [
+        "left out: policy 'lazy-eviction': budget=12: lazy-eviction needs at least 17 slots; that is 20% of 64 tokens"
+    ]
+    with pytest.raises(LabError, match="is no slot at all"):
+        embedded.jobs("task-mini-1", [work], None, [Share(0.01)], 4, 0, heard.append)
+
+
+def test_policies_that_never_shrink_a_prompt_are_named_where_that_is_asked_of_them():
+    heard = []
+    work = embedded.Work("niah1", 64, "prompt")
+    todo = embedded.jobs("task-mini-1", [work], ["raas", "h2o"], [8], 4, 0, heard.append)
+    assert [job.spec for job in todo] == ["full", "h2o"]
+    assert heard == ["left out of 'niah1': policy 'raas' never shrinks a prompt"]
+
+
+def test_wilson_interval_of_binary_values():
+    # n = 20, all right: the lower end is 1 / (1 + z^2 / n) with z = 1.95996.
+    row = page.with_interval("a", [1.0] * 20, binary=True)
+    assert (row["a"], row["a_high"]) == (1, pytest.approx(1))
+    assert row["a_low"] == pytest.approx(1 / (1 + 1.959964**2 / 20), abs=1e-6)
+
+
+def test_intervals_of_little():
+    assert page.with_interval("a", [0.5]) == {"a": 0.5, "a_low": None, "a_high": None}
+    assert page.with_interval("a", [0.5, float("nan")])["a"] is None
+    assert page.spread({"a": None}, "a") == "–"
+    assert page.spread({"a": -0.00001, "a_low": None, "a_high": None}, "a", sign="+") == "+0.0"

@@ -1,0 +1,285 @@
+"""``heedful compare kv`` on one's own model and prompts: what is measured, and how it refuses."""
+
+import json
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from heedful.cli import main
+from heedful.kv.commands import loading, own
+from heedful.kv.evaluate import faithfulness, reference
+from heedful.kv.policies import make
+from heedful.lab.report.comparisons import read_comparisons
+
+WORDS = [f"w{i}" for i in range(62)]
+NEW = 12
+
+
+def tokenizer(chat_template=None):
+    """One token per word, ``w0`` to ``w61``; anything else is unknown."""
+    table = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*WORDS, "[UNK]", "[END]"])}, "[UNK]"))
+    table.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=table, unk_token="[UNK]", chat_template=chat_template)
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return tiny("llama", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """A saved model of random weights with its tokenizer."""
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    """Prompts of 20, 30 and 41 words."""
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, size=n)) for n in (20, 30, 41)]
+
+
+@pytest.fixture
+def compare(capsys, tmp_path, monkeypatch, folder):
+    """``compare(lines, *words)``: exit status, standard output and standard error for a file of these lines."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(lines, *words):
+        text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+        (tmp_path / "p.jsonl").write_text(text, encoding="utf-8")
+        given = ("--model", folder, "--prompts", "p.jsonl", "--max-new-tokens", NEW, *words)
+        with pytest.raises(SystemExit) as end:
+            main(["compare", "kv", *map(str, given)])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    return call
+
+
+def rows_of(out):
+    (table,) = json.loads(out)["tables"].values()
+    return {(row["policy"], row["budget"]): row for row in table["rows"]}
+
+
+def ids(prompt):
+    return torch.tensor([int(word[1:]) for word in prompt.split()])
+
+
+def test_without_answers_it_measures_what_faithfulness_measures(compare, model, prompts):
+    status, out, err = compare(
+        [{"prompt": p} for p in prompts], "--policies", "h2o,tova", "--budgets", "0.5,12", "--json"
+    )
+    assert (status, err) == (0, "")
+    rows = rows_of(out)
+    assert list(rows) == [("full", ""), ("h2o", "50%"), ("h2o", "12"), ("tova", "50%"), ("tova", "12")]
+    expected = [reference(model, ids(p), NEW) for p in prompts]
+    for (spec, budget), row in rows.items():
+        slots = {"": [None] * 3, "50%": [10, 15, 20], "12": [12] * 3}[budget]
+        found = [faithfulness(model, make(spec, n), e) for n, e in zip(slots, expected, strict=True)]
+        assert row["kl"] == pytest.approx(np.mean([f.kl for f in found]), abs=1e-5)
+        assert row["agreement"] == pytest.approx(np.mean([f.agreement for f in found]))
+        assert row["divergence"] == pytest.approx(np.mean([f.divergence for f in found]))
+        assert row["diverged"] == pytest.approx(np.mean([f.divergence < NEW for f in found]))
+        if budget:
+            assert row["budget_slots"] == pytest.approx(np.mean(slots))
+            assert row["slots"] == pytest.approx(np.mean(slots))
+            assert row["peak_slots"] == pytest.approx(np.mean([20, 30, 41]))
+    assert rows["h2o", "12"]["kl"] > 0.01
+
+
+def test_a_budget_for_everything_changes_nothing(compare, prompts):
+    status, out, _ = compare([{"prompt": p} for p in prompts], "--budgets", "500", "--json")
+    assert status == 0
+    rows = rows_of(out)
+    assert len(rows) == 9
+    for row in rows.values():
+        assert row["kl"] == pytest.approx(0, abs=1e-5)
+        assert (row["agreement"], row["diverged"], row["divergence"]) == (1, 0, NEW)
+        assert row["slots"] == pytest.approx(np.mean([20, 30, 41]) + NEW - 1)
+
+
+def test_with_answers_it_compares_normalised_text(compare, model, prompts):
+    answers = [
+        " ".join(f"w{i}" if i < 62 else "[END]" for i in reference(model, ids(p), NEW).tokens.tolist()) for p in prompts
+    ]
+    lines = [
+        {"prompt": prompts[0], "answer": f"  {answers[0].upper()} ".replace(" ", "\n")},
+        {"prompt": prompts[1], "answer": " ".join(answers[1].split()[:4])},
+        {"prompt": prompts[2], "answer": "something else"},
+    ]
+    status, out, err = compare(lines, "--policies", "local", "--budgets", "5,500", "--json")
+    assert (status, err) == (0, "")
+    rows = rows_of(out)
+    for key in (("full", ""), ("local", "500")):
+        assert (rows[key]["exact"], rows[key]["contains"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+        assert rows[key]["contains_difference"] == 0
+    assert rows["local", "5"]["slots"] == 5
+    assert rows["full", ""]["exact_low"] < 1 / 3 < rows["full", ""]["exact_high"]
+
+
+def test_printed_table_and_stored_comparison(compare, folder, prompts, tmp_path):
+    status, out, _ = compare([{"prompt": p} for p in prompts], "--policies", "raas,h2o", "--budgets", "50%")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "Own prompts without answers"
+    assert [line.split("  ")[0].strip() for line in lines[2:5]] == ["full", "raas", "h2o"]
+    assert " decoding " in lines[3] and " prompt, decoding " in lines[4]
+    assert "3 prompts of 20 to 41 tokens, up to 12 new ones" in " ".join(lines)
+    (stored,), _ = read_comparisons(tmp_path / "runs")
+    assert stored.title == f"Policies on {folder}"
+    assert stored.facts["dtype"] == "float32" and stored.facts["device"] == "cpu"
+    assert stored.tables["Own prompts without answers"]["policy"].to_list() == ["full", "raas", "h2o"]
+    assert stored.figures[0][0] == "Own prompts without answers: kl against slots"
+
+
+def test_a_shipped_model_by_name_in_another_dtype(compare, tmp_path):
+    lines = [{"prompt": f"<bos> K1 V2 K3 V{i} <q> K3", "answer": f"V{i}"} for i in (4, 5)]
+    words = ("--model", "task-mini-1", "--policies", "full", "--max-new-tokens", "1", "--dtype", "bfloat16", "--json")
+    status, out, _ = compare(lines, *words)
+    assert status == 0
+    (row,) = rows_of(out).values()
+    assert row["exact"] == 1 and row["tokens_per_s"] is None
+    # 7 tokens of prompt and 1 new one; 3 layers, 2 KV heads, keys and values of 16 in 2 bytes, a position in 4.
+    assert row["bytes"] == 8 * 3 * 2 * (2 * 16 * 2 + 4)
+    assert json.loads(out)["facts"]["dtype"] == "bfloat16"
+
+
+def test_a_chat_template_goes_around_the_prompt(compare, folder, model, prompts, tmp_path):
+    template = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
+    chatty = tmp_path / "chatty"
+    model.save_pretrained(chatty)
+    tokenizer(template).save_pretrained(chatty)
+    source = loading.find(str(chatty))
+    (text,) = loading.encode(source, [loading.Prompt(1, prompts[0], None)], chat=True)
+    assert text.tokens.tolist() == [1, *ids(prompts[0]).tolist(), 2, 3]
+    status, _, err = compare([{"prompt": prompts[0]}], "--chat")
+    assert (status, err) == (2, f"error: --chat: the tokenizer of {folder} has no chat template\n")
+
+
+def test_generation_stops_at_the_models_end(model, monkeypatch):
+    assert own.stop_tokens(model, tokenizer()) == ()
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [7, 9])
+    assert own.stop_tokens(model, tokenizer()) == (7, 9)
+    monkeypatch.setattr(model.generation_config, "eos_token_id", 7)
+    assert own.stop_tokens(model, tokenizer()) == (7,)
+
+
+def test_a_prompt_beyond_the_models_positions_is_warned_about(compare):
+    status, _, err = compare([{"prompt": "w1 " * 505}], "--policies", "local")
+    assert status == 0
+    assert err.startswith("warning: the prompt in line 1 has 505 tokens; with 12 new ones that is beyond the 512")
+
+
+GOOD = {"prompt": "w1 w2 w3 w4 w5 w6 w7 w8"}
+FILES = {
+    "not JSON": ([GOOD, "{prompt"], ("p.jsonl, line 2: not JSON",)),
+    "not an object": ([GOOD, "", "[1]"], ("line 3: not an object",)),
+    "no prompt": (['{"text": "a"}'], ('line 1: has no "prompt"',)),
+    "empty prompt": ([GOOD, {"prompt": "  "}], ('line 2: "prompt" is empty',)),
+    "prompt not a string": ([{"prompt": 3}], ('line 1: "prompt" is 3, not a string',)),
+    "answer not a string": ([{"prompt": "a", "answer": ["b"]}], ('line 1: "answer" is ["b"], not a string',)),
+    "answers for some": ([{**GOOD, "answer": "b"}, GOOD], ('line 2: has no "answer", but line 1 has one',)),
+    "answers for others": ([GOOD, {**GOOD, "answer": "b"}], ('line 2: has an "answer", but line 1 has none',)),
+    "nothing": (["", " "], ("holds no prompt",)),
+}
+WORDS_REFUSED = {
+    "clairvoyant": (("--policies", "clairvoyant"), ("'clairvoyant' needs to know",)),
+    "unknown policy": (("--policies", "lazyeviction"), ("did you mean 'lazy-eviction'?",)),
+    "budget below the least": (
+        ("--policies", "streaming-llm", "--budgets", "4"),
+        ("'streaming-llm'", "at least 5 slots"),
+    ),
+    "share below the least": (
+        ("--policies", "streaming-llm", "--budgets", "50%"),
+        ("streaming-llm needs at least 5 slots; that is 50% of the prompt in line 1 (8 tokens)",),
+    ),
+    "no such folder": (("--model", "./nowhere"), ("--model ./nowhere: no such folder",)),
+    "no such model": (("--model", "nobody/nothing"), ("--model nobody/nothing: neither a shipped model (",)),
+    "unknown dtype": (("--dtype", "float12"), ("--dtype 'float12': must be one of auto, float32, bfloat16, float16",)),
+    "not a device": (("--device", "gpu"), ("--device 'gpu': not a device",)),
+    "no CUDA": (("--device", "cuda"), ("--device cuda: this torch sees no CUDA device",)),
+    "option for tasks": (("--tasks", "niah1"), ("--tasks is for embedded tasks",)),
+}
+
+
+def assert_refused(outcome, parts):
+    status, out, err = outcome
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+@pytest.fixture
+def unloadable(monkeypatch):
+    """Loading weights fails the test."""
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("loaded the weights"))
+
+
+@pytest.mark.usefixtures("unloadable")
+@pytest.mark.parametrize(("lines", "parts"), FILES.values(), ids=FILES)
+def test_a_bad_prompts_file_is_one_line_with_its_number(compare, lines, parts):
+    assert_refused(compare(lines), parts)
+
+
+@pytest.mark.usefixtures("unloadable")
+@pytest.mark.parametrize(("words", "parts"), WORDS_REFUSED.values(), ids=WORDS_REFUSED)
+def test_bad_usage_is_one_line_before_weights_are_loaded(compare, monkeypatch, words, parts):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert_refused(compare([GOOD], *words), parts)
+
+
+@pytest.mark.usefixtures("unloadable")
+def test_files_that_are_not_there_or_not_text(compare, tmp_path):
+    assert_refused(compare([GOOD], "--prompts", "q.jsonl"), ("--prompts q.jsonl: No such file or directory",))
+    assert_refused(compare([GOOD], "--prompts", tmp_path), ("Is a directory",))
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é"}'.encode("latin-1"))
+    assert_refused(compare([GOOD], "--prompts", "latin.jsonl"), ("latin.jsonl, line 1: not UTF-8 text",))
+
+
+@pytest.mark.usefixtures("unloadable")
+def test_unsupported_families_are_named(compare, tiny, tmp_path):
+    from transformers import BertConfig
+
+    tiny("mistral", torch.float32, sliding_window=8).save_pretrained(tmp_path / "sliding")
+    BertConfig().save_pretrained(tmp_path / "bert")
+    for name in ("sliding", "bert"):
+        tokenizer().save_pretrained(tmp_path / name)
+    assert_refused(compare([GOOD], "--model", "./sliding"), ("'mistral'", "no full-attention layer"))
+    assert_refused(compare([GOOD], "--model", "./bert"), ("'bert'",))
+
+
+@pytest.mark.usefixtures("unloadable")
+def test_a_tokenizer_that_cannot_encode_names_the_prompt(compare):
+    assert_refused(
+        compare([GOOD], "--model", "task-mini-1"), ("prompt in line 1: the tokenizer of task-mini-1 cannot encode it",)
+    )
+
+
+def test_damaged_weights_are_one_line(compare, folder, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
+    status, out, err = compare([GOOD], "--model", broken, "--policies", "h2o", "--budgets", "8")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: --model {broken}: ") and err.count("\n") == 1
+
+
+def test_memory_that_is_not_enough_is_one_line_and_status_1(compare, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(own, "run", exhausted)
+    status, out, err = compare([GOOD], "--budgets", "8", "--policies", "h2o")
+    assert (status, out) == (1, "")
+    assert err == "error: the comparison stopped: CUDA out of memory. Tried to allocate 20.00 GiB.\n"
