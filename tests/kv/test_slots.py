@@ -121,9 +121,9 @@ def test_any_sequence_of_operations_equals_the_plain_model(data: st.DataObject) 
         elif act in ("decide", "drop"):
             # a score that is the same for a token wherever it is stored, with many ties
             worth_of = data.draw(st.integers(1, 5))
-            worth = {t: float((t // 10) % worth_of) for t in range(0, (seen + 1) * 10)}
-            column_token = (slots.keys[..., 0] - torch.arange(HEADS)[None, :, None]) / 3
-            score = (column_token // 10) % worth_of
+            worth = {t: float((t * 7 // 3) % worth_of) for t in range(0, (seen + 1) * 10)}
+            column_token = ((slots.keys[..., 0] - torch.arange(HEADS)[None, :, None]) / 3).round()
+            score = (column_token * 7 // 3) % worth_of
             slots["mass"] += torch.where(slots.position >= 0, score, 0.0)
             plain.add_mass(worth)
             most = max(len(h) for item in plain.held for h in item)
