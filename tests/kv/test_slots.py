@@ -240,3 +240,15 @@ def test_infinite_scores_rank_but_never_beat_a_protected_entry(keep: int, worst:
     protected[..., 4] = True
     slots.keep_best(score, keep, protected)
     assert (slots.position == 4).any(-1).all()
+
+
+def test_sequences_that_change_places_take_their_holes_along() -> None:
+    slots = Slots(0, Tagged())
+    tokens = torch.tensor([[0, 1, 2, 3], [10, 11, 12, 13]])
+    slots.append(tag(tokens, 3), tag(tokens, 2))
+    score = torch.tensor([[0.0, 1, 1, 1], [1, 1, 0, 1]])
+    slots.keep_best(score[:, None].expand(2, HEADS, 4), 3)
+    slots.select_batch(torch.tensor([1, 0]))
+    slots.append(tag(torch.tensor([[14], [4]]), 3), tag(torch.tensor([[14], [4]]), 2))
+    kept = [[sorted(token for token, _, _ in head.values()) for head in item] for item in held(slots)]
+    assert kept == [[[10, 11, 13, 14]] * HEADS, [[1, 2, 3, 4]] * HEADS]
