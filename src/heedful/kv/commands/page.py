@@ -137,7 +137,7 @@ def _frontier(table: Table, size: str, meaning: str) -> Figure:
     data = frame.select(kept)
     base = alt.Chart(data).encode(
         x=alt.X(f"{size}:Q", title=meaning, scale=alt.Scale(type="log", nice=False, padding=12)),
-        color=alt.Color("policy:N", title="policy", sort=None),
+        color=alt.Color("policy:N", sort=None, legend=alt.Legend(symbolType="stroke", symbolOpacity=1)),
         tooltip=kept,
     )
     scale = table.measure.replace("_", " ")
