@@ -11,11 +11,7 @@ from heedful.lab import discover
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXAMPLES = [
-    pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
-    for page in PAGES
-    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
-]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def test_made_parts_are_up_to_date():
@@ -28,10 +24,12 @@ def test_every_system_has_a_page():
         assert (ROOT / "docs" / "systems" / f"{experiment.slug}.md").exists()
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_example_runs(code, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
+def test_examples_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "<example>", "exec"), {"__name__": "example"})
+    namespace = {"__name__": "example"}
+    for number, code in enumerate(BLOCK.findall(page.read_text())):
+        exec(compile(code, f"<{page.name} {number}>", "exec"), namespace)
 
 
 def test_links_lead_somewhere():
