@@ -87,6 +87,7 @@ SILENT = WIDE | {"ledger-spoken": 0.04, "ledger": 0.25, "verify": 0.12, "tour": 
 LONG = SILENT | {"mq": 0.14, "early": 0.12, "mv": 0.08, "cwe": 0.02, "fwe": 0.02}
 HARD = SILENT | {"mq": 0.14, "early": 0.14, "mv": 0.1, "copy": 0.08}
 SHORT = WIDE | {"ledger": 0.25, "verify": 0.12, "mq": 0.16, "early": 0.16, "mv": 0.12, "copy": 0.1}
+LAST = SHORT | {"early": 0.32, "mv": 0.16, "copy": 0.14}
 ALL = tuple(task for task in tasks.names() if task not in ("repeat", "drill"))
 
 PRESETS = {
@@ -106,7 +107,9 @@ PRESETS = {
                   {task: 0.97 for task in HARD if task != "repeat"}, 350, 4096, rate=1.5e-3, muon=True),
             Stage("short", 6, {64: 0.25, 128: 0.4, 256: 0.2, 512: 0.15}, SHORT,
                   {task: 0.97 for task in SHORT if task != "repeat"}, 700, 4096, rate=1.5e-3, muon=True),
-            Stage("longest", 6, {128: 0.15, 256: 0.25, 512: 0.4, 1024: 0.2}, SHORT, {"none": 1.0}, 100_000, 4096,
+            Stage("longest", 6, {128: 0.15, 256: 0.25, 512: 0.4, 1024: 0.2}, SHORT,
+                  {task: 0.97 for task in SHORT if task != "repeat"}, 430, 4096, rate=1.5e-3, muon=True),
+            Stage("last", 6, {128: 0.25, 256: 0.3, 512: 0.3, 1024: 0.15}, LAST, {"none": 1.0}, 100_000, 4096,
                   rate=1.5e-3, muon=True),
         ),
         quoted={task: (128, 256, 512, 1024) for task in ALL},
@@ -168,7 +171,8 @@ def draw(task: str, rng: np.random.Generator, length: int, spoken: float) -> Ite
         if task != "ledger-spoken":
             options["restate"] = spoken
     elif task == "early":
-        options["tail"] = (40, 80) if length >= 160 and rng.random() < 0.6 else (0, 20)
+        long = length >= 100 and rng.random() < 0.6
+        options["tail"] = (40, min(80, length - 45)) if long else (0, 20)
     elif task not in ("repeat", "recall", "drill", "tour", "cwe", "fwe") and length >= 128:
         options["questions"] = int(rng.integers(1, 4))
     return tasks.sample(task, rng, 1, length, **options)[0]
