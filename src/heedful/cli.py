@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from heedful import __version__
 from heedful.lab import console, discover, text
-from heedful.lab.errors import LabError
+from heedful.lab.errors import LabError, WorkError
 from heedful.lab.summary import describe, describe_lines, result_data, show_result
 
 if TYPE_CHECKING:
@@ -266,6 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_complain(error.format_message(), _hint(error), 2, debug))  # type: ignore[attr-defined]
     except ValueError as error:  # LabError, and what a room says about a parameter that is out of its range
         sys.exit(_complain(str(error), "", 2, debug))
+    except WorkError as error:
+        sys.exit(_complain(str(error), "", 1, debug))
     except OSError as error:
         sys.exit(_complain(f"{error.filename or 'system'}: {error.strerror or error}", "", 1, debug))
     except (KeyboardInterrupt, typer.Abort):

@@ -1,6 +1,7 @@
 """``heedful compare kv`` on the embedded tasks: what is measured, printed and stored, and how it refuses."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +256,7 @@ def test_an_unwritable_folder_is_one_line_before_any_work(compare, monkeypatch, 
 
 def test_a_dead_worker_is_one_line_and_status_1(compare, monkeypatch):
     def die(*_):
-        raise RuntimeError("A process in the process pool was terminated abruptly")
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
 
     monkeypatch.setattr(embedded, "run", die)
     status, out, err = compare(*MINI, "--budgets", "50%")

@@ -283,3 +283,13 @@ def test_memory_that_is_not_enough_is_one_line_and_status_1(compare, monkeypatch
     status, out, err = compare([GOOD], "--budgets", "8", "--policies", "h2o")
     assert (status, out) == (1, "")
     assert err == "error: the comparison stopped: CUDA out of memory. Tried to allocate 20.00 GiB.\n"
+
+
+def test_a_model_whose_attention_is_not_finite_is_one_line_and_status_1(compare, fresh, tmp_path):
+    damaged = fresh("llama", torch.float32)
+    damaged.model.layers[1].self_attn.k_proj.weight.data.fill_(float("nan"))
+    damaged.save_pretrained(tmp_path / "nan")
+    tokenizer().save_pretrained(tmp_path / "nan")
+    status, out, err = compare([GOOD], "--model", "./nan", "--policies", "h2o", "--budgets", "4")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: the comparison stopped: scores of layer 1 contain NaN") and err.count("\n") == 1

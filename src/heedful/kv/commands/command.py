@@ -6,13 +6,14 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heedful.lab import console, text
-from heedful.lab.errors import LabError
+from heedful.lab.errors import LabError, WorkError
 
 if TYPE_CHECKING:
     from heedful.kv.base import Size
@@ -69,6 +70,8 @@ def compare(
     sizes = options.read_budgets(budgets)
     specs = options.read_specs(policies) if policies else None
     page.check_writable(out, site)
+    import torch
+
     began = time.monotonic()
     try:
         if prompts is None:
@@ -78,9 +81,10 @@ def compare(
             title, tables, facts = _own(
                 model, options.read_prompts(prompts), specs, sizes, max_new_tokens, chat, dtype, device
             )
-    except (RuntimeError, MemoryError) as error:  # a dead worker, a device without memory
-        console.notice(f"error: the comparison stopped: {text.one_line(str(error)) or type(error).__name__}")
-        raise typer.Exit(1) from error
+    except LabError:
+        raise
+    except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError, ValueError) as error:
+        raise WorkError(f"the comparison stopped: {error or type(error).__name__}") from error
     facts["duration"] = text.duration(time.monotonic() - began)
     if not json:
         for table in tables:

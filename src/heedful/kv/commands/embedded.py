@@ -92,7 +92,7 @@ class Job:
     @property
     def cost(self) -> int:
         """Roughly how long it takes, in units of one token of one batch."""
-        return self.work.length if self.work.group == "decode" else 24 + self.work.length // 16
+        return self.work.length if self.work.group == "decode" else 64 + self.work.length // 16
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def jobs(
     for work in works:
         chosen = DEFAULT_POLICIES[work.group].split(",") if specs is None else specs
         able = [spec for spec in chosen if work.group == "decode" or unsized(spec).evicts_prompt]
-        for spec in set(chosen) - set(able):
+        for spec in [spec for spec in chosen if spec not in able]:
             notes[f"left out of {work.task!r}: policy {spec!r} never shrinks a prompt"] = None
         left_out = notes.setdefault if specs is None else None
         for contender in contenders(able, sizes, work.length, left_out=left_out):
@@ -279,7 +279,7 @@ def run(todo: Sequence[Job], workers: int, progress: Callable[[int, int, float |
         workers: processes; with 1 everything is done in this one.
         progress: told how many jobs are done, of how many, and the estimated seconds that are left.
 
-    Raises RuntimeError if a worker dies.
+    Raises BrokenProcessPool if a worker dies.
     """
     outcomes: dict[int, Outcome] = {}
     left, done, began = sum(job.cost for job in todo), 0, 0.0
@@ -299,6 +299,7 @@ def _results(todo: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcome]]
             yield i, measure(job)
         return
     longest_first = sorted(range(len(todo)), key=lambda i: -todo[i].cost)
+    workers = min(workers, len(todo))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (todo[0].model,)) as pool:
         futures = {pool.submit(measure, todo[i]): i for i in longest_first}
         try:

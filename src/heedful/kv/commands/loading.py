@@ -109,7 +109,10 @@ def _check_family(source: Source) -> None:
     if not causal:
         family = source.config.model_type
         raise LabError(f"--model {source.name}: family {family!r} is not a causal language model")
-    Full().cache_for(hollow)
+    try:
+        Full().cache_for(hollow)
+    except ValueError as error:
+        raise LabError(f"--model {source.name}: {error}") from error
 
 
 def load(source: Source, dtype: str, device: torch.device) -> Any:
