@@ -81,6 +81,9 @@ def compare(
             title, tables, facts = _own(
                 model, options.read_prompts(prompts), specs, sizes, max_new_tokens, chat, dtype, device
             )
+    except KeyboardInterrupt:
+        console.notice("interrupted; nothing is stored")
+        raise typer.Exit(130) from None
     except LabError:
         raise
     except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError, ValueError) as error:

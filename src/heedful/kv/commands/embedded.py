@@ -299,6 +299,7 @@ def _results(todo: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcome]]
             yield i, measure(job)
         return
     longest_first = sorted(range(len(todo)), key=lambda i: -todo[i].cost)
+    others = set(multiprocessing.active_children())
     workers = min(workers, len(todo))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (todo[0].model,)) as pool:
         futures = {pool.submit(measure, todo[i]): i for i in longest_first}
@@ -306,7 +307,8 @@ def _results(todo: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcome]]
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
 
 
