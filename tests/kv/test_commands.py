@@ -51,7 +51,7 @@ def test_policies_that_never_evict_a_prompt_are_only_in_the_decode_group(measure
     policies = {task: {row["policy"] for row in rows_of(measured, task=task)} for task in ("mk1", "ledger-spoken")}
     plain = {"full", "clairvoyant", "h2o", "tova", "streaming-llm", "local", "random"}
     assert policies["mk1"] == plain
-    assert policies["ledger-spoken"] == plain | {"h2o+window", "lazy-eviction", "raas"}
+    assert policies["ledger-spoken"] == plain | {"h2o+window", "lazy-eviction:alpha=0.02", "raas:alpha=0.02"}
 
 
 def test_full_agrees_with_play_and_differs_by_nothing_from_itself(measured):
@@ -78,7 +78,7 @@ def test_slots_are_the_budget_at_the_end_and_what_the_protocol_says_at_the_peak(
             continue
         budget = {"30%": 19, "50%": 32}[row["budget"]]
         assert row["budget_slots"] == budget
-        window = 16 if row["policy"] in ("h2o+window", "lazy-eviction") else 1
+        window = 16 if row["policy"] in ("h2o+window", "lazy-eviction:alpha=0.02") else 1
         assert budget <= row["slots"] < budget + window, row
         peak = budget + window if job.work.group == "decode" else 61
         assert row["peak_slots"] == pytest.approx(peak, abs=1e-9), row
@@ -288,9 +288,9 @@ def test_default_policies_that_cannot_work_are_left_out_as_long_as_others_can():
     heard = []
     work = embedded.Work("recall", 64, "decode")
     todo = embedded.jobs("task-mini-1", [work, work], None, [Share(0.2)], 4, 0, heard.append)
-    assert "h2o" in {job.spec for job in todo} and "lazy-eviction" not in {job.spec for job in todo}
+    assert "h2o" in {job.spec for job in todo} and "lazy-eviction:alpha=0.02" not in {job.spec for job in todo}
     assert heard == [
-        "left out: policy 'lazy-eviction': budget=12: lazy-eviction needs at least 17 slots; that is 20% of 64 tokens"
+        "left out: policy 'lazy-eviction:alpha=0.02': budget=12: lazy-eviction needs at least 17 slots; that is 20% of 64 tokens"
     ]
     with pytest.raises(LabError, match="is no slot at all"):
         embedded.jobs("task-mini-1", [work], None, [Share(0.01)], 4, 0, heard.append)

@@ -43,9 +43,10 @@ REQUIRED: dict[Group, float] = {"prompt": 0.98, "decode": 0.95}
 answers, most of which have two tokens."""
 DEFAULT_POLICIES: dict[Group, str] = {
     "prompt": "clairvoyant,h2o,tova,streaming-llm,local,random",
-    "decode": "clairvoyant,h2o,h2o+window,lazy-eviction,raas,tova,streaming-llm,local,random",
+    "decode": "clairvoyant,h2o,h2o+window,lazy-eviction:alpha=0.02,raas:alpha=0.02,tova,streaming-llm,local,random",
 }
-"""Besides the full cache. At the end of a prompt a ``+window`` form decides as the plain one does."""
+"""Besides the full cache. At the end of a prompt a ``+window`` form decides as the plain one does. ``alpha`` is what
+LazyEviction's experiment calibrates for the shipped task model."""
 
 LENGTH = 256
 """Tokens of an item unless asked otherwise, or the model's longest usable length if that is shorter."""
