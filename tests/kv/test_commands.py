@@ -290,7 +290,8 @@ def test_default_policies_that_cannot_work_are_left_out_as_long_as_others_can():
     todo = embedded.jobs("task-mini-1", [work, work], None, [Share(0.2)], 4, 0, heard.append)
     assert "h2o" in {job.spec for job in todo} and "lazy-eviction:alpha=0.02" not in {job.spec for job in todo}
     assert heard == [
-        "left out: policy 'lazy-eviction:alpha=0.02': budget=12: lazy-eviction needs at least 17 slots; that is 20% of 64 tokens"
+        "left out: policy 'lazy-eviction:alpha=0.02': budget=12: lazy-eviction needs at least 17 slots; "
+        "that is 20% of 64 tokens"
     ]
     with pytest.raises(LabError, match="is no slot at all"):
         embedded.jobs("task-mini-1", [work], None, [Share(0.01)], 4, 0, heard.append)
