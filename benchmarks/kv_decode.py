@@ -32,14 +32,14 @@ def caches(model: Any, context: int, budget: int, steps: int) -> dict[str, tuple
 
 
 def main() -> None:
-    given = arguments(__doc__, contexts=[8192, 16384, 32768], share=0.1, chunk=16, rounds=7)
+    given = arguments(__doc__, contexts=[8192, 16384, 32768], share=0.1, steps=8, rounds=8)
     contexts, rounds = ([2048], 1) if given.quick else (given.contexts, given.rounds)
     model = llama()
     rows = []
     for context in contexts:
-        held = caches(model, context, int(given.share * context), given.chunk * (rounds + 1))
-        works = {name: partial(decode, model, cache, given.chunk) for name, (_, cache) in held.items()}
-        seconds = interleaved(works, rounds)
+        held = caches(model, context, int(given.share * context), given.steps * (rounds + 1))
+        works = {name: partial(decode, model, cache) for name, (_, cache) in held.items()}
+        seconds = interleaved(works, rounds, turns=given.steps)
         for name, taken in seconds.items():
             middle, low, high = ratio(seconds["full"], taken)
             rows.append(
@@ -47,7 +47,7 @@ def main() -> None:
                     "context": context,
                     "cache": name,
                     "slots": held[name][0],
-                    "tokens/s": given.chunk / statistics.median(taken),
+                    "tokens/s": 1 / statistics.median(taken),
                     "x full": middle,
                     "25 %": low,
                     "75 %": high,

@@ -87,7 +87,7 @@ def filled(model: LlamaForCausalLM, policy: Policy, context: int, slots: int, ca
         layer.lazy_initialization(keys, values)
         held: Slots = layer.slots
         held.append(keys, values)
-        held.fresh = False
+        held.fresh, held.prompt_length = False, 0  # as if they had come one by one: some methods keep a prompt
         if slots < context:
             lots = torch.rand(1, KV_HEADS, context, generator=torch.Generator().manual_seed(index))
             held.keep(lots.argsort(dim=-1).argsort(dim=-1) < slots)
@@ -103,10 +103,12 @@ def native(cache: Cache, context: int) -> Cache:
 
 def use(model: LlamaForCausalLM, cache: Cache) -> None:
     """Sets the attention implementation that suits the cache: ours, or SDPA for Hugging Face's own caches."""
-    model.set_attn_implementation("heedful" if isinstance(cache, EvictingCache) else "sdpa")
+    name = "heedful" if isinstance(cache, EvictingCache) else "sdpa"
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(name)
 
 
-def decode(model: LlamaForCausalLM, cache: Cache, steps: int) -> float:
+def decode(model: LlamaForCausalLM, cache: Cache, steps: int = 1) -> float:
     """Seconds that ``steps`` decode steps take, the output layer included."""
     use(model, cache)
     with torch.inference_mode():
@@ -116,15 +118,23 @@ def decode(model: LlamaForCausalLM, cache: Cache, steps: int) -> float:
         return time.perf_counter() - begun
 
 
-def interleaved(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each work's seconds per round. The order turns from round to round, so that a drift hits all alike."""
+def interleaved(works: Mapping[str, Callable[[], float]], rounds: int, turns: int = 1) -> dict[str, list[float]]:
+    """Each work's mean seconds, per round.
+
+    A round gives every work ``turns`` turns. They take turns one by one, in an order that rotates, so that a drift of
+    the machine's speed hits all alike. One round goes before, to warm up.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            taken = works[name]()
-            if turn:  # the first round warms up
-                seconds[name].append(taken)
+    for number in range(rounds + 1):
+        taken = dict.fromkeys(names, 0.0)
+        for turn in range(turns):
+            first = (number + turn) % len(names)
+            for name in names[first:] + names[:first]:
+                taken[name] += works[name]()
+        if number:
+            for name in names:
+                seconds[name].append(taken[name] / turns)
     return seconds
 
 
@@ -221,6 +231,7 @@ def report(
         "title": title,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": f"{processor()}, {os.cpu_count()} cores, {given.threads} torch thread(s)",
+        "load": [round(value, 1) for value in os.getloadavg()],
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
