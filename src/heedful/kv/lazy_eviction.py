@@ -99,11 +99,11 @@ class LazyEviction(Budgeted):
             slots.born("last", t)
             return
         slots.born("last", t - 1)
-        weight = seen.rows[:, :, :, 0]
-        active = (weight.mean(dim=2) if self.group == "mean" else weight.amax(dim=2)) >= self.alpha
+        over = (2, 3)  # the group's query heads, and the one query
+        active = (seen.rows.mean(dim=over) if self.group == "mean" else seen.rows.amax(dim=over)) >= self.alpha
         last, recurrence = slots["last"], slots["recurrence"]
-        counts = active & ~slots.recent(self.grace) if self.birth == "ignore" and self.grace else active
-        torch.where(counts, torch.maximum(recurrence, t - last), recurrence, out=recurrence)
+        counts = active > slots.recent(self.grace) if self.birth == "ignore" and self.grace else active
+        torch.maximum(recurrence, (t - last) * counts, out=recurrence)
         last.masked_fill_(active, t)
 
     def protected(self, slots: Slots) -> Tensor | None:

@@ -52,7 +52,7 @@ class RaaS(Budgeted):
             slots.born("used", slots.steps)
             slots.born("given", True)
             return
-        used = seen.rows[:, :, :, 0].amax(dim=2) >= self.alpha
+        used = seen.rows.amax(dim=(2, 3)) >= self.alpha
         slots["used"].masked_fill_(used, slots.steps)
         slots.born("used", slots.steps)
 
