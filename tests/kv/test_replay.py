@@ -1,5 +1,7 @@
 """Replay on recorded attention agrees with live decoding where they must agree, and bounds what it bounds."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -76,31 +78,41 @@ def test_hits_counts_alternatives_once():
     assert hits(alive, {4: ((1,), (2,))}) == {4: 0.25}
 
 
+def _best(length, prompt, budget, needs, refetch):
+    """Exhaustive search over every choice of what to hold; with ``refetch``, what was missed is back after its use."""
+
+    def go(now, held):
+        held = held | {now}
+        wanted = [need[0] for need in needs.get(now + 1, ())]
+        gained = sum(each in held for each in wanted)
+        if now + 1 == length:
+            return gained
+        if refetch:
+            held = held | set(wanted)
+        choices = combinations(sorted(held), min(budget, len(held)))
+        return gained + max(go(now + 1, frozenset(kept)) for kept in choices)
+
+    return go(prompt - 1, frozenset(range(prompt)))
+
+
 def test_belady_is_the_best_of_all_policies():
-    """Exhaustive search over every eviction choice on small instances."""
-
-    def best(length, prompt, budget, needs):
-        def go(now, held):
-            if now >= prompt:
-                held = held | {now}
-            gained = sum(any(p in held for p in need) for need in needs.get(now + 1, ()))
-            if now + 1 == length:
-                return gained
-            if len(held) <= budget:
-                return gained + go(now + 1, held)
-            return gained + max(go(now + 1, held - {victim}) for victim in held)
-
-        return go(prompt - 1, frozenset(range(prompt)))
-
     rng = np.random.default_rng(0)
     for _ in range(60):
-        length, prompt, budget = 9, 3, int(rng.integers(2, 4))
-        needs = {
-            int(t): tuple((int(p),) for p in rng.choice(t - 1, size=1, replace=False))
-            for t in rng.choice(np.arange(prompt + 1, length), size=4, replace=False)
-        }
-        found = belady(length, prompt, budget, needs)
-        assert sum(found[t] * len(needs[t]) for t in needs) == pytest.approx(best(length, prompt, budget, needs))
+        length, prompt, budget = 9, 4, int(rng.integers(1, 3))
+        times = rng.choice(np.arange(prompt, length), size=4, replace=False)
+        needs = {int(t): ((int(rng.integers(0, min(t, 3))),),) for t in times}
+        found = sum(belady(length, prompt, budget, needs).values())
+        assert found == pytest.approx(_best(length, prompt, budget, needs, refetch=True))
+        assert found >= _best(length, prompt, budget, needs, refetch=False)
+
+
+def test_belady_bounds_policies_that_evict_for_good():
+    needs = {6: ((1,),), **{t: ((2,),) for t in range(7, 11)}}
+    assert sum(belady(14, 4, 1, needs).values()) >= 4
+
+
+def test_belady_counts_copies_as_one_entry():
+    assert belady(12, 5, 2, {8: ((1, 2),), 9: ((3,),)}) == {8: 1.0, 9: 1.0}
 
 
 def test_recurrence_of_a_periodic_entry_is_its_period():

@@ -7,6 +7,7 @@ RUNTIME = (
     "heedful.kv.cache",
     "heedful.kv.evaluate",
     "heedful.kv.experiments._work",
+    "heedful.kv.policies",
     "heedful.kv.replay",
     "heedful.kv.slots",
 )

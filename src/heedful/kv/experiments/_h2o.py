@@ -80,7 +80,10 @@ def _quality(cell: Cell, ctx: Context) -> Iterator[Row]:
         model = _work.model(BYTE, ctx.device)
     else:
         work = _work.items(task, cell["seed"], ctx.params["items"], length)
-        episodes, model = [_work.episode(item) for item in work], _work.model(TASK, ctx.device)
+        episodes, model = (
+            [_work.episode(item, task.endswith("@agnostic")) for item in work],
+            _work.model(TASK, ctx.device),
+        )
     played = play(
         model, _work.policy_for(cell["method"], slots, work), episodes, batch=ctx.params["batch"], device=ctx.device
     )
@@ -113,7 +116,7 @@ def _retained(cell: Cell, ctx: Context) -> Iterator[Row]:
         for layer, recorded in enumerate(rows):
             mass = recorded[0].sum(dim=1)[:, item.prompt_length :]
             online = (mass * alive[layer][:, item.prompt_length :]).sum(dim=(1, 2))
-            fixed = mass.sum(dim=1).topk(slots).values.sum(dim=1)
+            fixed = mass.sum(dim=1).topk(slots + 1).values.sum(dim=1)
             ratios.append(float((online / fixed).mean()))
         yield {"item": 1000 * cell["seed"] + index, "retained_ratio": float(np.mean(ratios))}
 
@@ -135,7 +138,8 @@ def _speed(cell: Cell, ctx: Context) -> Iterator[Row]:
     model.to(ctx.device)
     context, steps = cell["context"], ctx.params["speed_steps"]
     held = context if cell["method"] == "full" else round(cell["share"] * context)
-    with torch.inference_mode(), make(cell["method"], held).on(model) as cache:
+    capacity = held + (2 * steps if cell["method"] == "full" else 1)
+    with torch.inference_mode(), make(cell["method"], held).on(model, capacity) as cache:
         batch = cell["batch"]
         _work.fill(cache, held, config, batch, cell["seed"], ctx.device)
         token = torch.zeros(batch, 1, dtype=torch.long, device=ctx.device)

@@ -24,7 +24,10 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
         table = (
             chosen.group_by("task", "method", "share")
             .agg(
-                pl.col(metric).mean(), pl.col(metric).std().alias("sd"), pl.len().alias("items"), pl.col("slots").mean()
+                pl.col(metric).mean(),
+                (1.96 * pl.col(metric).std() / pl.len().sqrt()).alias("plus_minus"),
+                pl.len().alias("items"),
+                pl.col("slots").mean(),
             )
             .sort("task", "method", "share")
         )
@@ -41,11 +44,18 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
                 y=alt.Y(f"{metric}:Q", scale=alt.Scale(zero=False), title=metric.replace("_", " ")),
                 color=alt.Color("method:N"),
                 column=alt.Column("task:N", title=None),
-                tooltip=["task", "method", "share", metric, "sd", "items", "slots"],
+                tooltip=["task", "method", "share", metric, "plus_minus", "items", "slots"],
             )
             .properties(width=260, height=220)
         )
-        found.append(Figure(title, chart, table, "One line per policy; the full cache is the point at 100 %."))
+        found.append(
+            Figure(
+                title,
+                chart,
+                table,
+                "One line per policy; the full cache is the point at 100 %. plus_minus is half the 95 % interval over items.",
+            )
+        )
     structure = rows.filter(pl.col("part") == "structure")
     if len(structure):
         table = (

@@ -111,14 +111,14 @@ def _far(item: Any, ctx: Context) -> Any:
 def _replay(cell: Cell, ctx: Context) -> Iterator[Row]:
     work = _work_of(cell, ctx)[: ctx.params["replay_items"]]
     policy = _policy(cell, ctx, work)
-    slots = round(cell["share"] * ctx.params["length"])
     for index, item in enumerate(work):
         rows = record(_work.model(MODEL, ctx.device), torch.from_numpy(item.tokens[None]).to(ctx.device))
         far = _far(item, ctx)
         needs = {t: alternatives for t, alternatives in item.needs.items() if far[t]}
         chosen = policy if not callable(policy) else policy([index])
         met = hits(simulate(chosen, rows, item.prompt_length)[0], needs)
-        best = belady(len(item.tokens), item.prompt_length, slots, needs)
+        room = chosen.budget + chosen.headroom - 1
+        best = belady(len(item.tokens), item.prompt_length, room, needs)
         yield {
             "item": 1000 * cell["seed"] + index,
             "hit_rate": float(np.mean(list(met.values()))) if met else None,
@@ -130,15 +130,13 @@ def _recurrence(cell: Cell, ctx: Context) -> Iterator[Row]:
     known = calibration(ctx)
     for index, item in enumerate(_work_of(cell, ctx)[: ctx.params["replay_items"]]):
         rows = record(_work.model(MODEL, ctx.device), torch.from_numpy(item.tokens[None]).to(ctx.device))
-        interval = (
-            recurrence(rows, item.prompt_length, known["alpha"])
-            .cpu()
-            .numpy()[..., : len(item.tokens) - known["window"]]
-        )
+        old = len(item.tokens) - known["window"]
+        interval = recurrence(rows, item.prompt_length, known["alpha"]).cpu().numpy()[..., :old]
+        needed = [position for position in _work.uses(item) if position < old]
         yield {
             "item": 1000 * cell["seed"] + index,
             "recurring": float((interval > 1).mean()),
-            "beyond_window": float((interval > known["window"]).mean()),
+            "beyond_window": float((interval[..., needed] > known["window"]).mean()) if len(needed) else None,
             "interval_p80": float(np.percentile(interval[interval > 0], 80)) if (interval > 0).any() else None,
             "alpha": known["alpha"],
             "window": float(known["window"]),

@@ -17,13 +17,13 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
             "live",
             "far_accuracy",
             "Accuracy where the operand was last seen long ago",
-            "Live decoding on the cut cache.",
+            "Live decoding on the cut cache; plus_minus is half the 95 % interval over items.",
         ),
         (
             "replay",
             "hit_rate",
             "Needed entries still held when needed",
-            "Replay of recorded full-cache attention, mean over layers and heads.",
+            "Replay of recorded full-cache attention, mean over layers and heads; belady_hit_rate bounds it.",
         ),
     ):
         chosen = rows.filter(pl.col("part") == part)
@@ -35,7 +35,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
             chosen.group_by("task", "method", "share")
             .agg(
                 pl.col(metric).mean(),
-                pl.col(metric).std().alias("sd"),
+                (1.96 * pl.col(metric).std() / pl.len().sqrt()).alias("plus_minus"),
                 pl.len().alias("items"),
                 pl.col("slots", "peak_slots").mean(),
             )
@@ -48,7 +48,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
                 x=alt.X("share:Q", axis=alt.Axis(format="%"), title="budget, share of the sequence"),
                 y=alt.Y(f"{metric}:Q", title=metric.replace("_", " ")),
                 color=alt.Color("method:N", legend=alt.Legend(labelLimit=320)),
-                tooltip=["task", "method", "share", metric, "sd", "items", "slots", "peak_slots"],
+                tooltip=["task", "method", "share", metric, "plus_minus", "items", "slots", "peak_slots"],
             )
             .properties(width=240, height=220)
             .facet(facet=alt.Facet("task:N", title=None), columns=2)

@@ -35,23 +35,29 @@ def items(task: str, seed: int, count: int, length: int, split: str = "test", **
     """Items of a task; the same for every method, and never the same in two splits.
 
     Args:
-        task: a task's name, with an operand process after a colon: ``"ledger:zipf"``.
+        task: a task's name, with an operand process after a colon, ``"ledger:zipf"``, or a protocol after an at sign,
+            ``"niah1@agnostic"``.
         seed: data seed.
         count: number of items.
         length: tokens of an item, at most.
         split: ``"test"`` or ``"calibration"``.
         **options: of the task's generator.
     """
-    name, _, process = task.partition(":")
+    name, _, protocol = task.partition("@")
+    name, _, process = name.partition(":")
     if process:
         options["process"] = process
+    if protocol:
+        options["protocol"] = protocol
     rng = np.random.default_rng([SPLITS[split], seed, zlib.crc32(task.encode()), length])
     return models.tasks.sample(name, rng, count, length, **options)
 
 
-def episode(item: Item) -> Episode:
-    """An item with its whole prompt given at once."""
-    return Episode(item.tokens, item.scored, (item.prompt_length,))
+def episode(item: Item, agnostic: bool = False) -> Episode:
+    """An item with its whole prompt given at once; ``agnostic``: first its context, then the question."""
+    first = item.spans[0]
+    parts = (first[2], item.prompt_length) if agnostic else (item.prompt_length,)
+    return Episode(item.tokens, item.scored, parts)
 
 
 def uses(item: Item) -> dict[int, list[int]]:
