@@ -53,7 +53,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
                 title,
                 chart,
                 table,
-                "One line per policy; the full cache is the point at 100 %. plus_minus is half the 95 % interval over items.",
+                "One line per policy; full cache at 100 %. plus_minus is half the 95 % interval over items.",
             )
         )
     structure = rows.filter(pl.col("part") == "structure")

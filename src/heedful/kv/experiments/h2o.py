@@ -116,7 +116,7 @@ experiment = Experiment(
             "bits_per_byte",
             "bits/byte",
             "lower",
-            "Mean -log2 p of the next byte of held-out text, from the 17th byte on; the first bytes still fit the budget.",
+            "Mean -log2 p of the next byte of held-out text, from the 17th on; the first bytes still fit the budget.",
         ),
         Metric(
             "accuracy",
@@ -181,9 +181,9 @@ experiment = Experiment(
             },
             limit_s=600,
             repeats=3,
-            leaves_out="OPT, LLaMA and GPT-NeoX models, HELM and lm-eval tasks; throughput on a GPU and contexts beyond "
-            "8192; 72 chunks of text instead of 200; budgets other than 20 % for verify, needles and oneshot, and 5 and "
-            "100 % for the ledger; LRU and the non-causal global-statistics oracle as rivals.",
+            leaves_out="OPT, LLaMA and GPT-NeoX models, HELM and lm-eval tasks; throughput on a GPU and contexts "
+            "beyond 8192; 72 chunks of text instead of 200; budgets other than 20 % for verify, needles and oneshot, and "
+            "5 and 100 % for the ledger; LRU and the non-causal global-statistics oracle as rivals.",
         ),
         "full": Scale(
             {
@@ -202,8 +202,8 @@ experiment = Experiment(
                 "speed_steps": 32,
             },
             limit_s=3600,
-            leaves_out="OPT, LLaMA and GPT-NeoX models, HELM and lm-eval tasks; LRU and the non-causal global-statistics "
-            "oracle as rivals.",
+            leaves_out="OPT, LLaMA and GPT-NeoX models, HELM and lm-eval tasks; LRU and the non-causal global-"
+            "statistics oracle as rivals.",
         ),
     },
     cells=cells,

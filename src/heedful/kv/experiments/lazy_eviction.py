@@ -207,9 +207,9 @@ experiment = Experiment(
             },
             limit_s=600,
             leaves_out="Reasoning models of billions of parameters and their benchmarks; throughput and peak memory at "
-            "2k to 16k generated tokens on a GPU; sequences beyond 384 tokens; 72 traces a cell instead of 600; windows "
-            "and thresholds other than the calibrated ones, but in tuning; the tour and stack tasks; decisions per query "
-            "head; the model's own predictions fed back; R-KV.",
+            "2k to 16k generated tokens on a GPU; sequences beyond 384 tokens; 72 traces a cell instead of 600; "
+            "windows and thresholds other than the calibrated ones, but in tuning; the tour and stack tasks; decisions "
+            "per query head; the model's own predictions fed back; R-KV.",
         ),
         "full": Scale(
             {
