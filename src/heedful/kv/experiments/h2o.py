@@ -182,8 +182,8 @@ experiment = Experiment(
             limit_s=600,
             repeats=3,
             leaves_out="OPT, LLaMA and GPT-NeoX models, HELM and lm-eval tasks; throughput on a GPU and contexts "
-            "beyond 8192; 72 chunks of text instead of 200; budgets other than 20 % for verify, needles and oneshot, and "
-            "5 and 100 % for the ledger; LRU and the non-causal global-statistics oracle as rivals.",
+            "beyond 8192; 72 chunks of text instead of 200; budgets other than 20 % for verify, needles and oneshot, "
+            "and 5 and 100 % for the ledger; LRU and the non-causal global-statistics oracle as rivals.",
         ),
         "full": Scale(
             {
