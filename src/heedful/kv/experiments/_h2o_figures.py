@@ -112,4 +112,22 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
                 "Tokens of all sequences of the batch; the larger batch uses the bytes of one full cache.",
             )
         )
+    retained = rows.filter(pl.col("part") == "retained")
+    if len(retained):
+        table = retained.group_by("share").agg(pl.col("retained_ratio").mean(), pl.len().alias("items"))
+        chart = (
+            alt.Chart(retained)
+            .mark_tick()
+            .encode(x=alt.X("retained_ratio:Q", scale=alt.Scale(zero=False)))
+            .properties(width=420)
+        )
+        found.append(
+            Figure(
+                "Attention mass retained online, over that of the best fixed set",
+                chart,
+                table,
+                "One tick per ledger item, mean over layers and heads; the online set may change over time, so it can "
+                "exceed 1.",
+            )
+        )
     return found

@@ -7,76 +7,117 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from heedful.kv.experiments.lazy_eviction import ABLATIONS, MAIN
 from heedful.lab import Figure
+
+INTERVAL = "plus_minus is half the 95 % interval over items"
 
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
-    found = []
-    for part, metric, title, caption in (
-        (
-            "live",
+    live = rows.filter(pl.col("part") == "live")
+    plain = live.filter(~pl.col("tuned"))
+    found = [
+        _by_budget(
+            plain.filter(pl.col("task") == MAIN),
             "far_accuracy",
-            "Accuracy where the operand was last seen long ago",
-            "Live decoding on the cut cache; plus_minus is half the 95 % interval over items.",
+            "Far recall on the ledger, by budget",
+            f"Accuracy where the operand was last mentioned long ago; live decoding on the cut cache. {INTERVAL}.",
         ),
-        (
-            "replay",
+        _by_task(plain.filter((pl.col("task") != MAIN) & ~pl.col("method").is_in(ABLATIONS))),
+        _by_budget(
+            rows.filter((pl.col("part") == "replay") & (pl.col("task") == MAIN)),
             "hit_rate",
-            "Needed entries still held when needed",
-            "Replay of recorded full-cache attention, mean over layers and heads; belady_hit_rate bounds it.",
+            "Needed entries still held when needed, by budget",
+            f"Replay of recorded full-cache attention, far needs, mean over layers and heads. {INTERVAL}; "
+            "belady_hit_rate bounds what any policy of that size can reach.",
         ),
-    ):
-        chosen = rows.filter(pl.col("part") == part)
-        if part == "live" and len(chosen):
-            chosen = chosen.filter(~pl.col("tuned"))
-        if not len(chosen):
-            continue
-        table = (
-            chosen.group_by("task", "method", "share")
-            .agg(
-                pl.col(metric).mean(),
-                (1.96 * pl.col(metric).std() / pl.len().sqrt()).alias("plus_minus"),
-                pl.len().alias("items"),
-                pl.col("slots", "peak_slots").mean(),
-            )
-            .sort("task", "share", metric, descending=[False, False, True])
+        _tuned(live.filter(pl.col("tuned"))),
+        _recurrence(rows.filter(pl.col("part") == "recurrence")),
+    ]
+    return [figure for figure in found if len(figure.table)]
+
+
+def _averages(rows: pl.DataFrame, metric: str, *keys: str) -> pl.DataFrame:
+    """Mean, half interval and number of items of a metric; and the other averages that a table shows."""
+    others = [name for name in ("slots", "peak_slots", "belady_hit_rate") if rows[name].null_count() < len(rows)]
+    return (
+        rows.group_by(keys)
+        .agg(
+            pl.col(metric).mean(),
+            (1.96 * pl.col(metric).std() / pl.len().sqrt()).alias("plus_minus"),
+            pl.len().alias("items"),
+            pl.col(others).mean(),
         )
-        chart = (
-            alt.Chart(table.filter(pl.col("method") != "full"))
-            .mark_line(point=True)
-            .encode(
-                x=alt.X("share:Q", axis=alt.Axis(format="%"), title="budget, share of the sequence"),
-                y=alt.Y(f"{metric}:Q", title=metric.replace("_", " ")),
-                color=alt.Color("method:N", legend=alt.Legend(labelLimit=320)),
-                tooltip=["task", "method", "share", metric, "plus_minus", "items", "slots", "peak_slots"],
-            )
-            .properties(width=240, height=220)
-            .facet(facet=alt.Facet("task:N", title=None), columns=2)
+        .sort(*keys[:-1], metric, descending=[False] * (len(keys) - 1) + [True])
+    )
+
+
+def _by_budget(rows: pl.DataFrame, metric: str, title: str, caption: str) -> Figure:
+    table = _averages(rows, metric, "share", "method")
+    chart = (
+        alt.Chart(table.filter(~pl.col("method").is_in(ABLATIONS)))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("share:Q", axis=alt.Axis(format="%"), title="budget, share of the sequence"),
+            y=alt.Y(f"{metric}:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)),
+            color=alt.Color("method:N", legend=alt.Legend(labelLimit=320), scale=alt.Scale(scheme="tableau20")),
+            tooltip=table.columns,
         )
-        found.append(Figure(title, chart, table, caption))
-    tuned = rows.filter((pl.col("part") == "live") & pl.col("tuned"))
-    if len(tuned):
-        table = (
-            tuned.group_by("method")
-            .agg(pl.col("far_accuracy", "accuracy", "slots", "peak_slots").mean())
-            .sort("far_accuracy", descending=True)
+        .properties(width=460, height=300)
+    )
+    return Figure(title, chart, table, caption)
+
+
+def _by_task(rows: pl.DataFrame) -> Figure:
+    table = _averages(rows, "accuracy", "task", "method")
+    chart = (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X("accuracy:Q", axis=alt.Axis(format="%")),
+            y=alt.Y("method:N", title=None),
+            tooltip=table.columns,
         )
-        chart = (
-            alt.Chart(table)
-            .mark_bar()
-            .encode(
-                x=alt.X("far_accuracy:Q", scale=alt.Scale(domain=[0, 1])),
-                y=alt.Y("method:N", sort="-x"),
-                tooltip=["method", "far_accuracy"],
-            )
-            .properties(width=420)
+        .properties(width=200, height=200)
+        .facet(facet=alt.Facet("task:N", title=None), columns=2)
+    )
+    return Figure("Other tasks, at 35 %", chart, table, f"Accuracy over all scored tokens. {INTERVAL}.")
+
+
+def _tuned(rows: pl.DataFrame) -> Figure:
+    table = _averages(rows, "far_accuracy", "method")
+    chart = (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X("far_accuracy:Q", axis=alt.Axis(format="%")),
+            y=alt.Y("method:N", sort="-x", title=None),
+            tooltip=table.columns,
         )
-        found.append(
-            Figure(
-                "Tuned on calibration items, six settings each",
-                chart,
-                table,
-                "Far accuracy on test items at the tuned budget.",
-            )
+        .properties(width=420)
+    )
+    return Figure(
+        "Tuned on calibration items, six settings each", chart, table, f"Far recall on the ledger at 35 %. {INTERVAL}."
+    )
+
+
+def _recurrence(rows: pl.DataFrame) -> Figure:
+    names = ["recurring", "beyond_window", "interval_p80", "alpha", "window"]
+    table = rows.group_by("task").agg(pl.col(names).mean()).sort("task")
+    chart = (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X("beyond_window:Q", axis=alt.Axis(format="%"), title="needed entries with MRI > W"),
+            y=alt.Y("task:N", title=None),
+            tooltip=table.columns,
         )
-    return found
+        .properties(width=420)
+    )
+    return Figure(
+        "Recurrence under the full cache",
+        chart,
+        table,
+        "recurring: entries with MRI > 1; beyond_window: among entries that some prediction needs, those with MRI > W; "
+        "interval_p80 is not clipped, window is.",
+    )
