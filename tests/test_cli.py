@@ -192,12 +192,52 @@ def test_bad_usage_is_one_line_and_status_2(heedful, toy_room, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unwritable_folders_are_one_line(heedful, toy_room, tmp_path):
+@pytest.fixture
+def twins(install):
+    """A room of two systems, of which only the second one has a parameter; neither may be run."""
+    idle = FLAWED.replace("flawed", "twins").replace("return [", "raise SystemExit('was run')\n    return [")
+    files = {"__init__.py": "", "experiments/__init__.py": "", "experiments/one.py": idle}
+    files["experiments/two.py"] = idle.replace("twins-one", "twins-two").replace("Scale({}", 'Scale({"items": 3}')
+    install("twins", files, "[heedful.experiments]\ntwins = twins.experiments\n")
+
+
+@pytest.mark.parametrize("name", ["twins", "all"])
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--scale", "nope"], ["has no scale 'nope'; choose from smoke, small"]),
+        (["--workers", "0"], ["error: workers must be at least 1, got 0"]),
+        (["--seeds", "0"], ["error: seeds must be at least 1, got 0"]),
+        (["--set", "nothing=4"], ["has no parameter 'nothing' at scale 'small'"]),
+    ],
+)
+def test_bad_usage_over_several_systems_is_one_line_and_runs_none(
+    heedful, twins, tmp_path, monkeypatch, name, words, parts
+):
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    outcome = heedful("run", name, *words)
+    assert_one_line(outcome, 2, *parts)
+    assert list(work.iterdir()) == []
+
+
+def test_a_parameter_that_only_one_of_the_systems_has_runs_none(heedful, twins, tmp_path):
+    runs = tmp_path / "runs"
+    outcome = heedful("run", "twins", "--set", "items=4", "--out", runs)
+    assert_one_line(outcome, 2, "error: twins-one has no parameter 'items'")
+    assert not runs.exists()
+
+
+def test_unwritable_folders_are_one_line(heedful, toy_room, twins, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    assert_one_line(heedful("run", "coin", "--scale", "smoke", "--out", file), 2, str(file))
+    for name in ("coin", "twins", "all"):
+        for out in (file, file / "below"):
+            outcome = heedful("run", name, "--scale", "smoke", "--out", out)
+            assert_one_line(outcome, 2, f"error: cannot write to {out}: ")
     assert_one_line(heedful("report", "--runs", tmp_path, "--site", file), 2, str(file), "is not a report")
-    assert_one_line(heedful("report", "--runs", tmp_path, "--site", file / "site"), 1, str(file))
+    assert_one_line(heedful("report", "--runs", tmp_path, "--site", file / "site"), 2, f"cannot write to {file}: ")
 
 
 def test_room_that_lacks_something_says_how_to_mend_it(heedful, install, tmp_path):

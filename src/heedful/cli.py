@@ -154,12 +154,17 @@ def run(
 ) -> None:
     """Check the claims of a system, of a room, or of all."""
     from heedful.lab.doctor import require
-    from heedful.lab.run import Progress
+    from heedful.lab.files import check_writable
+    from heedful.lab.run import Progress, check_workers, resolve_params
     from heedful.lab.run import run as measure
 
     catalog = discover.catalog()
     experiments = catalog.select(name)
     overrides = dict(map(_key_and_value, settings or ()))
+    check_workers(workers)
+    for experiment in experiments:
+        resolve_params(experiment, scale, seeds=seeds, overrides=overrides)
+    check_writable(out)
     finished: list[tuple[Experiment, RunResult]] = []
     refused = 0
     for experiment in experiments:
@@ -186,10 +191,11 @@ def run(
                     device=device,
                     progress=show_progress,
                 )
-        except ValueError as error:
+        except (ValueError, WorkError) as error:
             if len(experiments) == 1:
                 raise
-            console.notice(f"error: {experiment.slug}: {error}")
+            told = str(error).removeprefix(f"{experiment.slug}: ")
+            console.notice(f"error: {experiment.slug}: {text.one_line(told)}")
             refused += 1
             continue
         except KeyboardInterrupt:

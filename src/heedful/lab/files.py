@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
+from heedful.lab.errors import LabError
+
 TEMPORARY = ".tmp"
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder if it is not there. Raises LabError if it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise LabError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def fsync_folder(folder: Path) -> None:

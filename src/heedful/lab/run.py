@@ -15,7 +15,7 @@ from typing import Any
 
 from heedful.lab import results, wire
 from heedful.lab.declare import Cell, Experiment, canonical
-from heedful.lab.errors import LabError
+from heedful.lab.errors import LabError, WorkError
 from heedful.lab.identity import identify, locate
 from heedful.lab.judge import Verdict, judge
 from heedful.lab.machine import available_cpus
@@ -71,6 +71,12 @@ class RunResult:
     tuned: Tuned
     notices: tuple[str, ...]
     complete: bool
+
+
+def check_workers(workers: int | None) -> None:
+    """Raises LabError for a number of worker processes below 1; None is as many as there are processors."""
+    if workers is not None and workers < 1:
+        raise LabError(f"workers must be at least 1, got {workers}")
 
 
 def resolve_params(
@@ -158,10 +164,10 @@ def run(
 
     Raises:
         LabError: what the user can put right, in one line.
+        WorkError: the run's folder can no longer be written; what had ended is stored.
         KeyboardInterrupt: on Ctrl-C, after what had ended was stored.
     """
-    if workers is not None and workers < 1:
-        raise LabError(f"workers must be at least 1, got {workers}")
+    check_workers(workers)
     params = resolve_params(experiment, scale, seeds=seeds, overrides=overrides)
     identity = identify(experiment, params, device)
     reference = locate(experiment)
@@ -192,7 +198,7 @@ def run(
             store.close()
             record.close(work.counts(), work.measured)
     except OSError as error:
-        raise LabError(f"the run in {run_dir} stopped: {error}") from error
+        raise WorkError(f"the run in {run_dir} stopped: {error}") from error
     return RunResult(
         run_dir,
         verdicts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from heedful.lab import console, discover, text
+from heedful.lab import console, discover, files, text
 from heedful.lab.console import Column
 from heedful.lab.declare import Figure
 from heedful.lab.intervals import bootstrap_interval
@@ -21,6 +21,8 @@ from heedful.lab.machine import machine, versions
 from heedful.lab.report import write_comparison
 
 Row = Mapping[str, Any]
+WIDTH = 110
+"""Characters per line of a table's note, on a terminal that has as many."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Table:
             Column("speed", "tokens/s", align="right"),
         ]
         console.show_table([self._printed(row) for row in self.rows], columns, title=self.title)
-        print(f"{textwrap.fill(self.note, 110)}\n")
+        width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+        print(f"{textwrap.fill(self.note, width)}\n")
 
     def _printed(self, row: Row) -> dict[str, str]:
         slots, speed = row["budget_slots"], row["tokens_per_s"]
@@ -166,14 +169,11 @@ def _frontier(table: Table, size: str, meaning: str) -> Figure:
 
 
 def check_writable(out: Path, site: Path) -> None:
-    """Raises, now and not after the work, what :func:`publish` would raise if it could not write there."""
+    """Raises LabError, now and not after the work, if :func:`publish` could not write there."""
     from heedful.lab.report.site import site_folder
 
-    stored = out / "compare" / "kv"
-    stored.mkdir(parents=True, exist_ok=True)
-    for folder in (stored, site_folder(site).parent):
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    files.check_writable(out / "compare" / "kv")
+    site_folder(site)
 
 
 def publish(

@@ -19,6 +19,7 @@ from heedful import __version__
 from heedful.lab import text
 from heedful.lab.discover import Catalog
 from heedful.lab.errors import LabError
+from heedful.lab.files import check_writable
 from heedful.lab.report.comparisons import Comparison, read_comparisons
 from heedful.lab.report.parts import FigureView, TableView, table_view
 from heedful.lab.report.systems import SystemView, system_view
@@ -67,7 +68,7 @@ def write_site(catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: st
     The site is complete in itself: it opens from disk, without a network. It is written beside its place and
     then swapped for the site that was there, so that whoever reads it sees all of one or all of the other.
 
-    Raises LabError if ``site`` is a folder that is not such a site, and OSError if it cannot be written.
+    Raises LabError if ``site`` is a folder that is not such a site, or cannot be written.
     """
     target = site_folder(site)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -82,14 +83,14 @@ def write_site(catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: st
 
 
 def site_folder(site: str | os.PathLike[str]) -> Path:
-    """Where :func:`write_site` will put the site, as an absolute path whose parent exists.
+    """Where :func:`write_site` will put the site, as an absolute path whose parent can be written to.
 
-    Raises LabError if there is something else already, and OSError if the parent cannot be made.
+    Raises LabError if there is something else already, or the parent cannot be written to.
     """
     target = Path(site).absolute()
     if target.exists() and not (target / _MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise LabError(f"{target} exists and is not a report; give --site another folder, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(target.parent)
     return target
 
 
