@@ -180,7 +180,7 @@ def test_a_prompt_beyond_the_models_positions_is_warned_about(compare):
 
 GOOD = {"prompt": "w1 w2 w3 w4 w5 w6 w7 w8"}
 FILES = {
-    "not JSON": ([GOOD, "{prompt"], ("p.jsonl, line 2: not JSON",)),
+    "not JSON": ([GOOD, "{prompt"], ("p.jsonl, line 2: not JSON (Expecting property name enclosed in double quotes, column 2)\n",)),
     "not an object": ([GOOD, "", "[1]"], ("line 3: not an object",)),
     "no prompt": (['{"text": "a"}'], ('line 1: has no "prompt"',)),
     "empty prompt": ([GOOD, {"prompt": "  "}], ('line 2: "prompt" is empty',)),

@@ -230,8 +230,10 @@ def _read_prompt(path: Path, number: int, line: bytes) -> Prompt:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise LabError(f"{where}: not UTF-8 text") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise LabError(f"{where}: not JSON ({error})") from error
+    except json.JSONDecodeError as error:
+        raise LabError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
+    except RecursionError as error:
+        raise LabError(f"{where}: not JSON that can be read ({error})") from error
     if not isinstance(value, dict):
         raise LabError(f'{where}: not an object; write {{"prompt": "..."}}')
     if "prompt" not in value:
