@@ -14,7 +14,7 @@ from heedful.kv.commands import embedded, options, page
 from heedful.kv.evaluate import play
 from heedful.kv.experiments import _work
 from heedful.kv.policies import make
-from heedful.lab.errors import LabError
+from heedful.lab.errors import LabError, WorkError
 from heedful.lab.report.comparisons import read_comparisons
 
 MINI = ("--model", "task-mini-1", "--workers", "1", "--length", "64")
@@ -303,6 +303,27 @@ def test_policies_that_never_shrink_a_prompt_are_named_where_that_is_asked_of_th
     todo = embedded.jobs("task-mini-1", [work], ["raas", "h2o"], [8], 4, 0, heard.append)
     assert [job.spec for job in todo] == ["full", "h2o"]
     assert heard == ["left out of 'niah1': policy 'raas' never shrinks a prompt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "alpha=0.02 of lazy-eviction, raas was not chosen for task-mini-1"),
+        (("--policies", "raas,h2o"), "alpha=0.001 of raas was not chosen for task-mini-1"),
+        (("--policies", "raas:alpha=0.05,h2o"), ""),
+        (("--model", "task-1"), ""),
+        (("--model", "task-1", "--policies", "raas"), "alpha=0.001 of raas was not chosen for task-1"),
+    ],
+)
+def test_thresholds_that_belong_to_no_or_to_another_model_are_named(compare, monkeypatch, words, named):
+    def stop(*_):
+        raise WorkError("planned")
+
+    monkeypatch.setattr(embedded, "run", stop)
+    _, _, err = compare(*MINI, "--tasks", "recall", "--budgets", "32", *words)
+    *told, last = err.splitlines()
+    assert last == "error: planned"
+    assert [line.partition(";")[0] for line in told] == ([f"notice: {named}"] if named else [])
 
 
 def test_wilson_interval_of_binary_values():

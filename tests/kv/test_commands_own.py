@@ -1,6 +1,7 @@
 """``heedful compare kv`` on one's own model and prompts: what is measured, and how it refuses."""
 
 import json
+import logging
 
 import huggingface_hub
 import numpy as np
@@ -180,7 +181,10 @@ def test_a_prompt_beyond_the_models_positions_is_warned_about(compare):
 
 GOOD = {"prompt": "w1 w2 w3 w4 w5 w6 w7 w8"}
 FILES = {
-    "not JSON": ([GOOD, "{prompt"], ("p.jsonl, line 2: not JSON (Expecting property name enclosed in double quotes, column 2)\n",)),
+    "not JSON": (
+        [GOOD, "{prompt"],
+        ("p.jsonl, line 2: not JSON (Expecting property name enclosed in double quotes, column 2)\n",),
+    ),
     "not an object": ([GOOD, "", "[1]"], ("line 3: not an object",)),
     "no prompt": (['{"text": "a"}'], ('line 1: has no "prompt"',)),
     "empty prompt": ([GOOD, {"prompt": "  "}], ('line 2: "prompt" is empty',)),
@@ -236,6 +240,27 @@ def test_bad_usage_is_one_line_before_weights_are_loaded(compare, monkeypatch, w
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert_refused(compare([GOOD], *words), parts)
+
+
+@pytest.mark.usefixtures("unloadable")
+def test_libraries_say_nothing_beside_the_one_line(compare, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for library in ("huggingface_hub", "transformers"):
+        monkeypatch.setattr(logging.getLogger(library), "level", logging.WARNING)
+    compare([GOOD], "--model", "nobody/nothing")
+    for library in ("huggingface_hub.utils._http", "transformers.modeling_utils"):
+        assert not logging.getLogger(library).isEnabledFor(logging.ERROR)
+
+
+def test_thresholds_that_were_not_calibrated_for_the_model_are_named(compare, folder):
+    words = ("--budgets", "5", "--max-new-tokens", 2)
+    _, _, err = compare([GOOD], "--policies", "h2o,raas,lazy-eviction:window=2", *words)
+    assert err == (
+        f"notice: alpha=0.001 of raas, lazy-eviction:window=2 was not chosen for {folder}; calibrate it with "
+        "heedful.kv.replay.record and recurrence, and give it as raas:alpha=...\n"
+    )
+    _, _, err = compare([GOOD], "--policies", "raas:alpha=0.01,lazy-eviction:alpha=0.05,window=2,h2o", *words)
+    assert err == ""
 
 
 @pytest.mark.usefixtures("unloadable")

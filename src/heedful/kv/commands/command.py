@@ -135,7 +135,7 @@ def _embedded(
     workers: int | None,
 ) -> tuple[str, list[Table], dict[str, str]]:
     """Title, tables and facts of a comparison on the embedded tasks."""
-    from heedful.kv.commands import embedded
+    from heedful.kv.commands import embedded, options
     from heedful.lab.machine import available_cpus
 
     known = embedded.task_models()
@@ -146,6 +146,9 @@ def _embedded(
         )
     works = embedded.plan(model, tasks, length, console.notice)
     todo = embedded.jobs(model, works, specs, sizes, items, seed, console.notice)
+    chosen_here = specs is None and model == embedded.CALIBRATED
+    foreign = (job.spec for job in todo if not chosen_here and (specs is None or "alpha=" not in job.spec))
+    options.tell_thresholds(foreign, model, console.notice)
     with console.Progress(f"{len(todo)} cells on {model}") as bar:
         outcomes = embedded.run(
             todo, workers or available_cpus(), lambda done, total, left: bar(done, total, left_s=left)
@@ -165,10 +168,12 @@ def _own(
     device: str,
 ) -> tuple[str, list[Table], dict[str, str]]:
     """Title, tables and facts of a comparison on the user's model and prompts."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    from heedful.kv.commands import loading, own
+    from heedful.kv.commands import loading, options, own
 
+    hub_logging.set_verbosity(logging.CRITICAL)
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     loading.check_dtype(dtype)
@@ -177,6 +182,7 @@ def _own(
     source = loading.find(model)
     texts = loading.encode(source, prompts, chat)
     field = own.field_for(specs, sizes, texts, console.notice)
+    options.tell_thresholds((c.spec for c in field if "alpha=" not in c.spec), model, console.notice)
     loading.check_positions(source, texts, max_new_tokens, console.notice)
     loaded = loading.load(source, dtype, place)
     with console.Progress(f"{len(field)} policies and budgets on {len(texts)} prompts") as bar:

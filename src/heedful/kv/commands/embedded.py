@@ -46,7 +46,9 @@ DEFAULT_POLICIES: dict[Group, str] = {
     "decode": "clairvoyant,h2o,h2o+window,lazy-eviction:alpha=0.02,raas:alpha=0.02,tova,streaming-llm,local,random",
 }
 """Besides the full cache. At the end of a prompt a ``+window`` form decides as the plain one does. ``alpha`` is what
-LazyEviction's experiment calibrates for the shipped task model."""
+LazyEviction's experiment calibrates for :data:`CALIBRATED`."""
+CALIBRATED = "task-1"
+"""The model that ``alpha`` in :data:`DEFAULT_POLICIES` belongs to."""
 
 LENGTH = 256
 """Tokens of an item unless asked otherwise, or the model's longest usable length if that is shorter."""

@@ -118,6 +118,24 @@ def unsized(spec: str) -> Policy:
     return policy
 
 
+def tell_thresholds(specs: Iterable[str], model: str, notice: Callable[[str], None]) -> None:
+    """Tells ``notice``, for policies whose ``alpha`` nobody chose for this model, which one they use.
+
+    ``alpha``, the attention weight from which an entry counts as used, belongs to a model.
+    """
+    used: dict[float, list[str]] = {}
+    for spec in dict.fromkeys(specs):
+        alpha = getattr(unsized(spec), "alpha", None)
+        if alpha is not None:
+            used.setdefault(alpha, []).append(spec)
+    for alpha, having in used.items():
+        names = [spec.replace(f":alpha={alpha}", "") for spec in having]
+        notice(
+            f"notice: alpha={alpha:g} of {', '.join(names)} was not chosen for {model}; calibrate it with "
+            f"heedful.kv.replay.record and recurrence, and give it as {names[0].partition(':')[0]}:alpha=..."
+        )
+
+
 def contenders(
     specs: Iterable[str],
     sizes: Sequence[Size],
