@@ -4,8 +4,9 @@
 
 A page holds blocks ``<!-- made: KIND SYSTEM -->`` ... ``<!-- end -->``; what stands between is written here, the
 rest by hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured``,
-``verdicts`` and ``picture`` from the newest complete run at scale small under --runs, and stay as they are where there
-is none. With --check nothing is written, and the exit status is 1 if a block that needs no run is out of date.
+``verdicts``, ``headline`` and ``picture`` from the newest complete run at scale small under --runs, and stay as they
+are where there is none. With --check nothing is written, and the exit status is 1 if a block that needs no run is out
+of date.
 """
 
 from __future__ import annotations
@@ -87,6 +88,22 @@ def verdicts(experiment: Experiment, meta: dict[str, Any]) -> str:
     return "\n".join([*head, *_verdict_rows(experiment, meta)]) + "\n" + foot
 
 
+def headline(experiment: Experiment, meta: dict[str, Any]) -> str:
+    """The paper's claims and the boundary claims, without the checks that the model knows its tasks."""
+    found = {verdict["claim"]: verdict for verdict in meta["verdicts"]}
+    rows = [f"| {experiment.title} | verdict | effect [95 %] |", "|---|---|---|"]
+    for claim in experiment.claims:
+        verdict = found.get(claim.id, {})
+        if claim.id.startswith("knows-") or verdict.get("status", "not measured") == "not measured":
+            continue
+        effect = text.verdict_effect(
+            claim, experiment.metric(claim.metric), verdict["effect"], verdict["low"], verdict["high"]
+        )
+        boundary = " *(boundary)*" if claim.boundary else ""
+        rows.append(f"| {claim.text}{boundary} | **{verdict['status']}** | {effect} |")
+    return "\n".join(rows) + "\n"
+
+
 def measured(experiment: Experiment, folder: Path, meta: dict[str, Any]) -> str:
     parts = [verdicts(experiment, meta)]
     assert experiment.figures is not None
@@ -144,6 +161,8 @@ def main() -> int:
                 body = match["body"]
             elif kind == "verdicts":
                 body = verdicts(experiment, newest[1])
+            elif kind == "headline":
+                body = headline(experiment, newest[1])
             elif kind == "picture":
                 body = picture(experiment, newest[0], page)
             elif kind == "measured":

@@ -48,7 +48,7 @@ def _averages(rows: pl.DataFrame, metric: str, *keys: str) -> pl.DataFrame:
             pl.len().alias("items"),
             pl.col(others).mean(),
         )
-        .sort(*keys[:-1], metric, descending=[False] * (len(keys) - 1) + [True])
+        .sort(*keys[:-1], metric, keys[-1], descending=[False] * (len(keys) - 1) + [True, False])
     )
 
 
