@@ -15,12 +15,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from heedful.lab import discover, results, text
-from heedful.lab.declare import Experiment
+from heedful.lab.declare import Experiment, Figure
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- made: (?P<kind>[a-z]+) (?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -31,7 +31,7 @@ def question(experiment: Experiment) -> str:
 
 
 def example(experiment: Experiment) -> str:
-    return f"```python\n{experiment.example}```\n"
+    return f"```python\n{experiment.example}```\n" if experiment.example else ""
 
 
 def claims(experiment: Experiment) -> str:
@@ -106,8 +106,7 @@ def headline(experiment: Experiment, meta: dict[str, Any]) -> str:
 
 def measured(experiment: Experiment, folder: Path, meta: dict[str, Any]) -> str:
     parts = [verdicts(experiment, meta)]
-    assert experiment.figures is not None
-    for figure in experiment.figures(results.read(folder)):
+    for figure in _figures(experiment, folder):
         columns = figure.table.columns
         lines = [
             f"\n**{figure.title}.** {figure.caption}\n",
@@ -127,11 +126,17 @@ def measured(experiment: Experiment, folder: Path, meta: dict[str, Any]) -> str:
     return "".join(parts)
 
 
+def _figures(experiment: Experiment, folder: Path) -> Sequence[Figure]:
+    return experiment.figures(results.read(folder)) if experiment.figures else ()
+
+
 def picture(experiment: Experiment, folder: Path, page: Path) -> str:
     import vl_convert
 
-    assert experiment.figures is not None
-    figure = experiment.figures(results.read(folder))[0]
+    drawn = _figures(experiment, folder)
+    if not drawn:
+        return ""
+    figure = drawn[0]
     image = ROOT / "docs" / "img" / f"{experiment.slug}.svg"
     image.parent.mkdir(exist_ok=True)
     image.write_text(vl_convert.vegalite_to_svg(figure.chart.to_dict()))
