@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from heedful import models
 from heedful.models import tasks
 from heedful.models.tasks import Item, ledger
 from heedful.models.tasks import vocabulary as vocab
@@ -71,6 +72,8 @@ class Preset:
     intermediate: int
     curriculum: tuple[Stage, ...]
     quoted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    begins_as: str = ""
+    """A shipped model whose weights are the start; empty for random ones."""
 
 
 SKILLS = {"repeat": 0.4, "recall": 0.5, "drill": 0.1}
@@ -88,6 +91,7 @@ LONG = SILENT | {"mq": 0.14, "early": 0.12, "mv": 0.08, "cwe": 0.02, "fwe": 0.02
 HARD = SILENT | {"mq": 0.14, "early": 0.14, "mv": 0.1, "copy": 0.08}
 SHORT = WIDE | {"ledger": 0.25, "verify": 0.12, "mq": 0.16, "early": 0.16, "mv": 0.12, "copy": 0.1}
 LAST = SHORT | {"early": 0.32, "mv": 0.16, "copy": 0.14}
+AGAIN = LAST | {"copy": 0.3, "mv": 0.24, "mk2": 0.12, "marked": 0.12}
 ALL = tuple(task for task in tasks.names() if task not in ("repeat", "drill"))
 
 PRESETS = {
@@ -110,6 +114,16 @@ PRESETS = {
             Stage("longest", 6, {128: 0.15, 256: 0.25, 512: 0.4, 1024: 0.2}, SHORT,
                   {task: 0.97 for task in SHORT if task != "repeat"}, 430, 4096, rate=1.5e-3, muon=True),
             Stage("last", 6, {128: 0.25, 256: 0.3, 512: 0.3, 1024: 0.15}, LAST, {"none": 1.0}, 100_000, 4096,
+                  rate=1.5e-3, muon=True),
+        ),
+        quoted={task: (128, 256, 512, 1024) for task in ALL},
+    ),
+    "task-2": Preset(
+        hidden=128, heads=8, kv_heads=4, intermediate=384, begins_as="task-1",
+        curriculum=(
+            Stage("short", 6, {64: 0.3, 128: 0.4, 256: 0.3}, AGAIN,
+                  {"early": 0.97, "copy": 0.97, "mv": 0.95}, 1500, 4096, rate=1.5e-3, muon=True),
+            Stage("long", 6, {64: 0.1, 128: 0.25, 256: 0.35, 512: 0.3}, AGAIN, {"none": 1.0}, 100_000, 4096,
                   rate=1.5e-3, muon=True),
         ),
         quoted={task: (128, 256, 512, 1024) for task in ALL},
@@ -254,6 +268,8 @@ class Run:
             for opt, saved in zip(self.opts, state["optimizers"]):
                 opt.load_state_dict(saved)
         else:
+            if self.preset.begins_as:
+                self.model.load_state_dict(models.load(self.preset.begins_as)[0].state_dict())
             self.opts = optimizers(self.model, self.preset.curriculum[0].muon)
 
     def save(self) -> None:
@@ -311,8 +327,9 @@ def main() -> None:
     parser.add_argument("--name", choices=PRESETS, default="task-1")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=90, help="training time in all, resumed parts included")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     WORK.mkdir(exist_ok=True)
     run = Run(args.name, args.seed)
     stopping: list[int] = []
