@@ -11,10 +11,15 @@ from torch import Tensor
 
 from heedful.kv import Budgeted, Clairvoyant, LazyEviction, Policy, RaaS, Share, Slots
 from heedful.kv.attention import Seen
+from heedful.kv.base import Sized
 from heedful.kv.policies import classes, make
+from heedful.kv.prefill import Prefill
+from heedful.kv.shared_prompt import SharedPrompt
 
 NAMES = [name for name, cls in classes().items() if cls.__module__.startswith("heedful.")]
 BUDGETED = [name for name in NAMES if issubclass(classes()[name], Budgeted)]
+SIZED = [name for name in NAMES if issubclass(classes()[name], Sized)]
+PREFILL = [name for name in NAMES if issubclass(classes()[name], Prefill)]
 BUDGET = 12
 
 pytestmark = pytest.mark.filterwarnings("ignore:budget=.*the prompt alone is longer")
@@ -23,7 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:budget=.*the prompt alone is lon
 def policy_of(name: str, budget: Any = BUDGET, batch: int = 1, **options: Any) -> Policy:
     """The policy in a form that decides often and, at these sizes, differently at every step."""
     cls = classes()[name]
-    if not issubclass(cls, Budgeted):
+    if issubclass(cls, Prefill):
+        options = {"observation_window": 4, **options}
+    if not issubclass(cls, Sized):
         return cls(**options)
     if cls is LazyEviction:
         options = {"window": 3, "alpha": 0.05, **options}
@@ -93,7 +100,7 @@ def test_a_budget_that_is_never_reached_gives_the_plain_cache_exactly(
     assert cache.usage().slots == (31.0, 31.0, 31.0)
 
 
-@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("name", SIZED)
 def test_evicting_changes_the_logits_that_the_full_cache_gives(
     name: str, tiny: Any, prompt: Any, generate: Any, reference: Any
 ) -> None:
@@ -171,6 +178,42 @@ def test_interleaved_generations_with_one_policy_do_not_disturb_each_other(
         assert all(torch.equal(a, pair[i]) for a, pair in zip(logits, together))
 
 
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("name", PREFILL)
+def test_a_prompt_is_cut_once_to_the_budget_and_its_window_stays(
+    name: str, share: bool, tiny: Any, prompt: Any, padded: Any, generate: Any
+) -> None:
+    """All of a batch item's entries together; how they spread over layers and heads is the method's own affair."""
+    model = tiny()
+    lengths, new = (20, 14, 17), 5
+    ids, mask = padded([prompt(n, seed=i) for i, n in enumerate(lengths)])
+    cache = policy_of(name, Share(0.5) if share else BUDGET).cache_for(model)
+    generate(model, ids, cache, new + 1, mask)
+    for item, length in enumerate(lengths):
+        heads = [layer[item][head] for layer in positions(cache) for head in range(2)]
+        assert sum(len(head) for head in heads) == 6 * ((length // 2 if share else BUDGET) + new)
+        for head in heads:
+            assert set(range(length - 4, length + new)) <= set(head)
+
+
+@pytest.mark.parametrize("name", PREFILL)
+def test_sharing_a_prompt_leaves_the_cache_of_an_own_pass(name: str, tiny: Any, prompt: Any, padded: Any) -> None:
+    model = tiny()
+    ids, mask = padded([prompt(n, seed=i) for i, n in enumerate((20, 14, 17))])
+    policy = policy_of(name)
+    own = policy.cache_for(model)
+    with torch.inference_mode():
+        logits = model(
+            ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), past_key_values=own
+        ).logits
+    prompt_once = SharedPrompt(model, ids, mask, window=8)
+    shared = prompt_once.cache_for(policy)
+    torch.testing.assert_close(prompt_once.logits, logits[:, -1], rtol=0, atol=1e-10)
+    assert positions(shared) == positions(own)
+    for layer in own.evicting:
+        torch.testing.assert_close(shared.slots(layer).keys, own.slots(layer).keys, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("window", [1, 5])
 @pytest.mark.parametrize("name", BUDGETED)
 def test_size_and_nesting_hold_at_every_decision(
@@ -209,7 +252,7 @@ def test_a_window_longer_than_the_generation_evicts_nothing_while_decoding(
     assert cache.usage().evicted == (0.0,) * 3
 
 
-@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("name", SIZED)
 def test_the_smallest_budget_works_and_a_smaller_one_is_refused(
     name: str, tiny: Any, prompt: Any, generate: Any
 ) -> None:
@@ -218,12 +261,13 @@ def test_the_smallest_budget_works_and_a_smaller_one_is_refused(
     cache = policy_of(name, budget=least).cache_for(model)
     got = generate(model, prompt(10), cache, 9)
     assert all(torch.isfinite(logits).all() for logits in got.logits)
-    assert max(cache.usage().slots) <= (11 if name == "raas" else least + 2)
+    after = 8 if name in PREFILL else 2
+    assert sum(cache.usage().slots) / 3 <= (11 if name == "raas" else least + after)
     with pytest.raises(ValueError, match=rf"budget={least - 1}\b"):
         policy_of(name, budget=least - 1)
 
 
-@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("name", SIZED)
 @pytest.mark.parametrize(
     "wrong, message",
     [
@@ -236,12 +280,14 @@ def test_the_smallest_budget_works_and_a_smaller_one_is_refused(
     ],
 )
 def test_bad_input_is_named_in_one_line(name: str, wrong: dict[str, Any], message: str) -> None:
+    if name in PREFILL:
+        wrong = {key.replace("window", "observation_window"): value for key, value in wrong.items()}
     with pytest.raises(ValueError) as error:
         policy_of(name, **wrong)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [name for name in BUDGETED if policy_of(name).least > 1])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", [name for name in SIZED if policy_of(name).least > 1])  # type: ignore[attr-defined]
 def test_a_share_of_a_short_prompt_that_is_too_small_is_named(
     name: str, tiny: Any, prompt: Any, generate: Any
 ) -> None:

@@ -15,13 +15,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heedful.kv.base import Budgeted, Policy, Reads, Share
+    from heedful.kv.base import Budgeted, Policy, Reads, Share, Sized
     from heedful.kv.baselines import Clairvoyant, Full, Local, Random
     from heedful.kv.cache import EvictingCache, Usage
     from heedful.kv.h2o import H2O
     from heedful.kv.lazy_eviction import LazyEviction
+    from heedful.kv.prefill import Prefill
     from heedful.kv.raas import RaaS
     from heedful.kv.slots import Slots
+    from heedful.kv.snapkv import SnapKV
     from heedful.kv.streaming_llm import StreamingLLM
     from heedful.kv.tova import TOVA
 
@@ -35,21 +37,24 @@ __all__ = [
     "LazyEviction",
     "Local",
     "Policy",
+    "Prefill",
     "RaaS",
     "Random",
     "Reads",
     "Share",
+    "Sized",
     "Slots",
+    "SnapKV",
     "StreamingLLM",
     "Usage",
 ]
 
 _HOME = {
-    "Budgeted": "base", "Policy": "base", "Reads": "base", "Share": "base",
+    "Budgeted": "base", "Policy": "base", "Reads": "base", "Share": "base", "Sized": "base",
     "Clairvoyant": "baselines", "Full": "baselines", "Local": "baselines", "Random": "baselines",
     "EvictingCache": "cache", "Usage": "cache",
-    "H2O": "h2o", "LazyEviction": "lazy_eviction", "RaaS": "raas", "Slots": "slots",
-    "StreamingLLM": "streaming_llm", "TOVA": "tova",
+    "H2O": "h2o", "LazyEviction": "lazy_eviction", "Prefill": "prefill", "RaaS": "raas", "Slots": "slots",
+    "SnapKV": "snapkv", "StreamingLLM": "streaming_llm", "TOVA": "tova",
 }  # fmt: skip
 
 

@@ -25,10 +25,12 @@ class Seen(NamedTuple):
             queries and over the group's query heads; padding queries count nothing.
         rows: ``[batch, stored heads, group, r, n]``, the probabilities of the last ``r`` queries (all of them for
             ``"rows"``, at most the window for ``"last"``); rows of padding queries are zero.
+        queries: ``[batch, stored heads, group, r, d]``, the scaled queries of those rows, if the policy reads them.
     """
 
     sums: Tensor | None = None
     rows: Tensor | None = None
+    queries: Tensor | None = None
 
     def mass(self) -> Tensor:
         """``[batch, stored heads, n]``: the column sums, from the rows if those are what was kept."""
@@ -187,6 +189,12 @@ def _probabilities(query: Tensor, keys: Tensor, scale: float, valid: Tensor | No
     padding = ~new[:, None, None, :, None]
     probs = torch.softmax(logits.masked_fill(padding, 0.0), dim=-1, dtype=wide(query.dtype))
     return probs.masked_fill_(padding, 0.0)
+
+
+def grouped(query: Tensor, stored: int, scale: float) -> Tensor:
+    """Scaled queries by the head that they read: ``[batch, query heads, r, d]`` as ``[batch, stored, group, r, d]``."""
+    batch, heads, r, d = query.shape
+    return (query * scale).reshape(batch, stored, heads // stored, r, d)
 
 
 def causal(q: int, n: int, device: torch.device) -> Tensor:

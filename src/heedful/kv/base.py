@@ -98,12 +98,19 @@ class Reads:
         step: whether the row of each decode step is needed.
         window: number of last rows for ``"last"``.
         hidden: whether ``Slots.hidden``, the attention module's input, is needed.
+        queries: whether ``Seen.queries`` are needed.
+        inputs: whether ``EvictingCache.inputs``, what the model was given, is needed in ``passed``.
+        outputs: whether entries are judged by their values and the layer's output projection; such a policy cannot be
+            replayed on attention rows alone.
     """
 
     prompt: Literal["nothing", "sums", "last", "rows"] = "nothing"
     step: bool = False
     window: int = 1
     hidden: bool = False
+    queries: bool = False
+    inputs: bool = False
+    outputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,9 @@ class Policy:
     def bound(self, slots: Slots) -> int | None:
         """Columns that a layer will never need more of, if that is known."""
         return None
+
+    def attach(self, model: Any) -> None:
+        """Called when a cache is made for a model: raises ValueError, in one line, if the policy cannot serve it."""
 
     def begin(self, layers: int) -> Any:
         """State of one generation that is not per entry (an allocation over layers, say); kept as ``cache.state``."""
@@ -184,10 +194,46 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Budgeted(Policy):
-    """A policy that keeps the best ``budget`` entries of each layer and head by a score.
+class Sized(Policy):
+    """A policy with a budget.
 
-    Most published methods are this: fill in :meth:`observe` and :meth:`score`.
+    Args:
+        budget: entries kept per layer and KV head, on average, everything counted (sinks and recent entries included).
+    """
+
+    budget: Size = Share(1.0)
+
+    def __post_init__(self) -> None:
+        check_size("budget", self.budget)
+        if isinstance(self.budget, Share) and self.budget.value == 0:
+            raise ValueError("budget=0%: must be a share above 0")
+        if isinstance(self.budget, int) and self.least > self.budget:
+            raise ValueError(f"budget={self.budget}: {self.name} needs at least {self.least} slots")
+
+    @property
+    def least(self) -> int:
+        """The smallest budget, in slots, that the method can work with."""
+        return 1
+
+    def room(self, slots: Slots) -> int | Tensor:
+        """The budget in slots: an int, or one per sequence, ``[batch]`` int64."""
+        return resolve(self.budget, slots.prompt_length)
+
+    def check_room(self, keep: int | Tensor) -> None:
+        """Raises ValueError if a share of this prompt is less than the method can work with."""
+        if isinstance(self.budget, Share):
+            least = int(keep if isinstance(keep, int) else keep.min())
+            if least < self.least:
+                raise ValueError(
+                    f"budget={self.budget} of this prompt is {least} slots: {self.name} needs at least {self.least}"
+                )
+
+
+@dataclass(frozen=True)
+class Budgeted(Sized):
+    """A policy that keeps the best ``budget`` entries of each layer and head by a score, in decoding too.
+
+    Most published methods for decoding are this: fill in :meth:`observe` and :meth:`score`.
 
     Args:
         budget: entries kept per layer and KV head, everything counted (sinks and recent entries included).
@@ -198,21 +244,11 @@ class Budgeted(Policy):
     ties: ClassVar[Literal["older", "newer"]] = "newer"
     """Which of two entries with the same score is kept."""
 
-    budget: Size = Share(1.0)
     window: int = 1
 
     def __post_init__(self) -> None:
-        check_size("budget", self.budget)
-        if isinstance(self.budget, Share) and self.budget.value == 0:
-            raise ValueError("budget=0%: must be a share above 0")
+        super().__post_init__()
         check_count("window", self.window)
-        if isinstance(self.budget, int) and self.least > self.budget:
-            raise ValueError(f"budget={self.budget}: {self.name} needs at least {self.least} slots")
-
-    @property
-    def least(self) -> int:
-        """The smallest budget, in slots, that the method can work with."""
-        return 1
 
     @property
     def headroom(self) -> int:
@@ -221,10 +257,6 @@ class Budgeted(Policy):
     def bound(self, slots: Slots) -> int | None:
         room = self.room(slots)
         return room + self.headroom if isinstance(room, int) else None
-
-    def room(self, slots: Slots) -> int | Tensor:
-        """Entries that a head may hold after a decision: an int, or ``[batch]``."""
-        return resolve(self.budget, slots.prompt_length)
 
     def protected(self, slots: Slots) -> Tensor | None:
         """bool ``[batch, heads, n]``: entries that must stay, or None. They count in the budget."""
@@ -255,9 +287,5 @@ class Budgeted(Policy):
         """Shrinks the layer to the budget if it exceeds it."""
         keep = self.room(slots)
         if slots.exceeds(keep):
-            least = int(keep if isinstance(keep, int) else keep.min()) if isinstance(self.budget, Share) else self.least
-            if least < self.least:
-                raise ValueError(
-                    f"budget={self.budget} of this prompt is {least} slots: {self.name} needs at least {self.least}"
-                )
+            self.check_room(keep)
             slots.keep_best(self.score(slots, seen), keep, self.protected(slots), self.ties)

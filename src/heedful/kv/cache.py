@@ -9,7 +9,7 @@ usual SDPA path. In a compiled model, storing and attending run eagerly between 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer,
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from heedful.kv.attention import Seen, attend, attend_blockwise, attend_step
+from heedful.kv.attention import Seen, attend, attend_blockwise, attend_step, grouped
 from heedful.kv.base import Policy
 from heedful.kv.slots import Slots
 
@@ -42,6 +42,9 @@ class Usage:
         peak_nbytes: the most that were ever allocated, per layer.
         evicted: entries dropped so far, per layer, averaged over batch items and KV heads.
         tokens: tokens given to the model so far, padding included.
+        held_peak: the most entries that all layers together ever held at one time, averaged over batch items and KV
+            heads; less than the sum of ``peak_slots`` where layers shrink before the last one has read the prompt.
+        held_peak_nbytes: the most bytes that all layers together ever had allocated at one time.
     """
 
     slots: tuple[float, ...]
@@ -50,6 +53,8 @@ class Usage:
     peak_nbytes: tuple[int, ...]
     evicted: tuple[float, ...]
     tokens: int
+    held_peak: float
+    held_peak_nbytes: int
 
 
 class EvictingLayer(CacheLayerMixin):
@@ -134,17 +139,15 @@ class EvictingLayer(CacheLayerMixin):
         real = cache.real_tokens(mask, q)
         slots.module = module
         slots.append(keys, values, real)
-        valid = slots.valid()
         reads = policy.reads
         if q == 1 and not slots.fresh and real is None:
             slots.steps += 1
-            if reads.step:
-                out, probs = attend_step(query, slots.keys, slots.values, scale, valid)
-                policy.decoded(slots, Seen(rows=probs.unsqueeze(3)))
-            else:
-                out = attend(query, slots.keys, slots.values, scale, valid)
-                policy.decoded(slots, Seen())
+            out, probs = _attend_to(slots, query, scale, reads.step)
+            queries = grouped(query, slots.heads, scale) if reads.queries else None
+            policy.decoded(slots, Seen(rows=None if probs is None else probs.unsqueeze(3), queries=queries))
         else:
+            valid = slots.valid()
+            cache.note_peak()
             if (visible := policy.visible(slots)) is not None:
                 valid = visible if valid is None else visible & valid
             if reads.prompt == "nothing" or visible is not None:
@@ -153,10 +156,16 @@ class EvictingLayer(CacheLayerMixin):
                 out, seen = attend_blockwise(
                     query, slots.keys, slots.values, scale, reads.prompt, reads.window, valid, real
                 )
+            if reads.queries:
+                seen = seen._replace(queries=grouped(query[:, :, -reads.window :], slots.heads, scale))
             policy.prompted(slots, seen)
             slots.fresh = False
             if self._index == cache.evicting[-1]:
                 policy.passed(cache)
+                cache.inputs = None
+                for layer in cache.evicting:
+                    cache.slots(layer).pack()
+                cache.note_peak()
         slots.hidden = None
         return out
 
@@ -215,6 +224,8 @@ class EvictingCache(Cache):
         evicting: indices of the layers that the policy manages.
         config: the text model's configuration.
         probed: the rows that a :meth:`probe` under way has recorded so far; None otherwise.
+        inputs: what the model was given in a call with several new tokens, until that call's ``passed`` is over, if
+            the policy reads it: token ids ``[batch, q]`` int64, or embeddings ``[batch, q, width]``; else None.
 
     ``copy.deepcopy`` gives a cache that goes on by itself from where this one is: one context, several questions.
 
@@ -228,6 +239,9 @@ class EvictingCache(Cache):
         self.capacity = capacity
         self.config = config
         self.probed: dict[int, Tensor] | None = None
+        self.inputs: Tensor | None = None
+        self._held_peak = self._held_peak_nbytes = 0
+        policy.attach(model)
         self._model = ref(model)
         self.evicting = tuple(i for i, kind in enumerate(kinds) if kind == "full_attention")
         self.state = policy.begin(len(self.evicting))
@@ -238,13 +252,42 @@ class EvictingCache(Cache):
         ]
         super().__init__(layers=layers)
         model.set_attn_implementation(NAME)
-        self._hooks = list(_listen(self, model)) if policy.reads.hidden else []
+        self._hooks = list(_listen(self, model))
 
     def slots(self, layer: int) -> Slots:
         """The entries of one managed layer, by the layer's index in the model."""
         managed: Any = self.layers[layer]
         found: Slots = managed.slots
         return found
+
+    @property
+    def model(self) -> Any:
+        """The model that the cache was made for."""
+        model = self._model()
+        assert model is not None
+        return model
+
+    def heir(self, policy: Policy, chosen: Mapping[int, Tensor] | None = None) -> EvictingCache:
+        """A cache for the same model and another policy that begins with copies of these entries.
+
+        Args:
+            policy: what decides about the copy; it has been shown nothing yet.
+            chosen: by managed layer, bool ``[batch, heads, n]``: which entries are copied; None for all.
+        """
+        twin = EvictingCache(policy, self.model)
+        for index, (mine, theirs) in enumerate(zip(self.layers, twin.layers)):
+            if isinstance(mine, EvictingLayer) and isinstance(theirs, EvictingLayer):
+                theirs.slots = mine.slots.heir(policy, twin.state, None if chosen is None else chosen[index])
+                theirs.dtype, theirs.device, theirs.is_initialized = mine.dtype, mine.device, True
+            else:
+                vars(theirs).update(copy.deepcopy(vars(mine)))
+        return twin
+
+    def note_peak(self) -> None:
+        """Compares what all layers together hold now with the most that they ever held."""
+        layers = [self.slots(i) for i in self.evicting]
+        self._held_peak = max(self._held_peak, sum(s.entries for s in layers))
+        self._held_peak_nbytes = max(self._held_peak_nbytes, sum(s.nbytes for s in layers if s.seen))
 
     @torch.no_grad()
     def probe(self, embeddings: Tensor) -> dict[int, Tensor]:
@@ -262,8 +305,7 @@ class EvictingCache(Cache):
 
         Raises ValueError for a padded batch if the model has layers that the policy does not manage.
         """
-        model, length = self._model(), self.slots(self.evicting[0]).length
-        assert model is not None
+        model, length = self.model, self.slots(self.evicting[0]).length
         others = [layer for layer in self.layers if not isinstance(layer, EvictingLayer)]
         if others and isinstance(length, Tensor):
             raise ValueError("probe: a padded batch needs a model whose layers all attend to everything")
@@ -298,6 +340,7 @@ class EvictingCache(Cache):
 
     def usage(self) -> Usage:
         """Slots and bytes, per managed layer, now and at their peak."""
+        self.note_peak()
         layers = [self.slots(i) for i in self.evicting]
         per_head = [max(1, s.batch * s.heads) if s.seen else 1 for s in layers]
         return Usage(
@@ -307,6 +350,8 @@ class EvictingCache(Cache):
             peak_nbytes=tuple(s.peak_nbytes for s in layers),
             evicted=tuple(s.evicted / h for s, h in zip(layers, per_head)),
             tokens=layers[0].seen,
+            held_peak=self._held_peak / per_head[0],
+            held_peak_nbytes=self._held_peak_nbytes,
         )
 
     def refuse_to_take_back(self) -> None:
@@ -325,10 +370,12 @@ class EvictingCache(Cache):
     def reset(self) -> None:
         """Empties the cache for another generation."""
         self.state = self.policy.begin(len(self.evicting))
+        self._held_peak = self._held_peak_nbytes = 0
         super().reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EvictingCache:
-        twin = EvictingCache(self.policy, self._model(), self.capacity)
+        twin = EvictingCache(self.policy, self.model, self.capacity)
+        twin._held_peak, twin._held_peak_nbytes = self._held_peak, self._held_peak_nbytes
         memo[id(self)] = twin
         twin.state = copy.deepcopy(self.state, memo)
         for mine, theirs in zip(self.layers, twin.layers):
@@ -368,18 +415,39 @@ def _layer_kinds(model: Any, config: Any) -> list[str]:
 
 
 def _listen(cache: EvictingCache, model: Any) -> Iterator[Any]:
-    """Forward hooks that note each managed attention module's input while this cache is in use."""
-    held = ref(cache)
+    """Forward hooks that note what the policy reads of the model's inputs while this cache is in use."""
+    held, reads = ref(cache), cache.policy.reads
+
+    def ours(kwargs: dict[str, Any]) -> EvictingCache | None:
+        used = kwargs.get("past_key_values")
+        return used if isinstance(used, EvictingCache) and used is held() and used.probed is None else None
 
     @torch.compiler.disable
-    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        used = kwargs.get("past_key_values")
-        if isinstance(used, EvictingCache) and used is held() and used.probed is None:
+    def note_hidden(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (used := ours(kwargs)) is not None:
             used.slots(module.layer_idx).hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
-    for module in model.modules():
+    @torch.compiler.disable
+    def note_inputs(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (used := ours(kwargs)) is not None:
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            used.inputs = kwargs.get("inputs_embeds") if ids is None else ids
+
+    if reads.inputs:
+        yield model.base_model.register_forward_pre_hook(note_inputs, with_kwargs=True)
+    for module in model.modules() if reads.hidden else ():
         if getattr(module, "layer_idx", None) in cache.evicting and hasattr(module, "o_proj"):
-            yield module.register_forward_pre_hook(note, with_kwargs=True)
+            yield module.register_forward_pre_hook(note_hidden, with_kwargs=True)
+
+
+def _attend_to(slots: Slots, query: Tensor, scale: float, rows: bool) -> tuple[Tensor, Tensor | None]:
+    """One new query per sequence over what its layer holds; with its probabilities if ``rows``."""
+    if slots.packed is not None:
+        return slots.packed.attend(query, slots.heads, scale, rows)
+    valid = slots.valid()
+    if rows:
+        return attend_step(query, slots.keys, slots.values, scale, valid)
+    return attend(query, slots.keys, slots.values, scale, valid), None
 
 
 def _attention(

@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import heedful.kv
-from heedful.kv.base import Budgeted, Policy, Size
+from heedful.kv.base import Budgeted, Policy, Size, Sized
 
 WINDOW = 16
 """Steps between two decisions in a method's ``+window`` form, unless ``window=`` says otherwise."""
@@ -67,7 +67,7 @@ def make(spec: str, budget: Size | None = None, **options: Any) -> Policy:
     known = {field.name: field for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     if form:
-        if form != "window" or "window" not in known:
+        if form != "window" or not issubclass(cls, Budgeted):
             raise ValueError(f"policy {spec!r}: {name} has no form '+{form}'")
         values["window"] = WINDOW
     for pair in filter(None, given.split(",")):
@@ -78,7 +78,7 @@ def make(spec: str, budget: Size | None = None, **options: Any) -> Policy:
     values.update(options)
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"policy {spec!r}: no parameter {unknown[0]!r}; {name} has: {', '.join(known) or 'none'}")
-    if budget is not None and issubclass(cls, Budgeted):
+    if budget is not None and issubclass(cls, Sized):
         values.setdefault("budget", budget)
     return cls(**values)
 

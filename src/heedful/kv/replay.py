@@ -71,26 +71,28 @@ def simulate(policy: Policy, rows: Sequence[Tensor], prompt: int) -> Tensor:
     batch, heads, _, length, _ = rows[0].shape
     if not 1 <= prompt <= length:
         raise ValueError(f"prompt={prompt}: must be within 1..{length}, the recorded length")
-    if policy.reads.hidden or type(policy).passed is not Policy.passed:
+    reads = policy.reads
+    if reads.hidden or reads.outputs or reads.queries or reads.inputs or type(policy).passed is not Policy.passed:
         raise ValueError(f"{policy.name}: needs more than attention rows, so it cannot be replayed")
     alive = torch.zeros(batch, len(rows), heads, length, length, dtype=torch.bool)
     triangle = torch.ones(length, length, dtype=torch.bool).tril()
     state = policy.begin(len(rows))
-    for layer, recorded in enumerate(rows):
-        slots = Slots(layer, policy, state)
+    stores = [Slots(layer, policy, state) for layer in range(len(rows))]
+    for layer, (slots, recorded) in enumerate(zip(stores, rows)):
         nothing = recorded.new_empty(batch, heads, prompt, 0)
         slots.append(nothing, nothing)
         alive[:, layer, :, :prompt] = triangle[:prompt]
-        policy.prompted(slots, _of_prompt(policy.reads, recorded, prompt))
+        policy.prompted(slots, _of_prompt(reads, recorded, prompt))
         slots.fresh = False
-        nothing = nothing[:, :, :1]
+    for layer, (slots, recorded) in enumerate(zip(stores, rows)):
+        nothing = recorded.new_empty(batch, heads, 1, 0)
         for t in range(prompt, length):
             slots.append(nothing, nothing)
             slots.steps += 1
             where = slots.position.long()
             held = where.clamp(min=0)
             alive[:, layer, :, t].scatter_(-1, held.cpu(), (where >= 0).cpu())
-            if policy.reads.step:
+            if reads.step:
                 row = recorded[:, :, :, t].gather(-1, held[:, :, None].expand(-1, -1, recorded.shape[2], -1))
                 if (where < 0).any():
                     row = row.masked_fill((where < 0)[:, :, None], 0.0)

@@ -3,7 +3,8 @@
 Entries live in preallocated columns ``[batch, heads, capacity, d]``. Their order does not matter, because keys carry
 their original rotary phases; ``position`` says which token an entry belongs to, -1 marks an empty column. In steady
 one-in-one-out eviction the next entry overwrites the evicted one's column and nothing is moved. Heads, layers and
-batch items may hold different numbers of entries.
+batch items may hold different numbers of entries; where heads or items of a layer do, keys and values are packed
+(:class:`~heedful.kv.packed.Packed`), so that memory is what is kept. Positions and fields stay in columns.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from heedful.kv.base import Policy
+from heedful.kv.packed import Packed
 
 _FAR = torch.iinfo(torch.int32).max  # a position beyond every other
 
@@ -58,6 +60,7 @@ class Slots:
         self._dense = True  # no empty column among those in use, the hole aside
         self._written: int | Tensor = 0  # where this call's entries are: from this column on, or in these columns
         self._keys = self._values = torch.empty(0)
+        self._packed: Packed | None = None  # keys and values, when heads hold different numbers of entries
         self._position = torch.empty(0, dtype=torch.int32)
         self._fields: dict[str, Tensor] = {}
 
@@ -69,6 +72,7 @@ class Slots:
             if isinstance(value, Tensor):
                 setattr(twin, name, value.clone())
         twin._fields = {name: field.clone() for name, field in self._fields.items()}
+        twin._packed = None if self._packed is None else self._packed.copy()
         twin.state = copy.deepcopy(self.state, memo)
         return twin
 
@@ -76,13 +80,22 @@ class Slots:
 
     @property
     def keys(self) -> Tensor:
-        """``[batch, heads, n, d]``, a view; empty columns hold anything."""
+        """``[batch, heads, n, d]``, a view, or a copy if packed; empty columns hold anything finite."""
+        if self._packed is not None:
+            return self._packed.padded()[0].view(self.batch, self.heads, self._used, -1)
         return self._keys[:, :, : self._used]
 
     @property
     def values(self) -> Tensor:
-        """``[batch, heads, n, dv]``, a view."""
+        """``[batch, heads, n, dv]``, likewise."""
+        if self._packed is not None:
+            return self._packed.padded()[1].view(self.batch, self.heads, self._used, -1)
         return self._values[:, :, : self._used]
+
+    @property
+    def packed(self) -> Packed | None:
+        """Keys and values, if heads or items hold different numbers of entries and no call is under way."""
+        return self._packed
 
     @property
     def position(self) -> Tensor:
@@ -99,24 +112,25 @@ class Slots:
     @property
     def batch(self) -> int:
         """Sequences in the batch."""
-        return self._keys.shape[0]
+        return self._position.shape[0]
 
     @property
     def heads(self) -> int:
         """Stored heads: KV heads, or query heads if the policy stores per query head."""
-        return self._keys.shape[1]
+        return self._position.shape[1]
 
     @property
     def counts(self) -> Tensor:
         """int64 ``[batch, heads]``: entries stored per head."""
         if isinstance(self._count, int):
-            return torch.full((self.batch, self.heads), self._count, device=self._keys.device)
+            return torch.full((self.batch, self.heads), self._count, device=self._position.device)
         return self._count
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated for keys, values, positions and fields."""
-        return sum(x.nbytes for x in (self._keys, self._values, self._position, *self._fields.values()))
+        stored = self._keys.nbytes + self._values.nbytes if self._packed is None else self._packed.nbytes
+        return stored + sum(x.nbytes for x in (self._position, *self._fields.values()))
 
     def born(self, field: str, value: float) -> None:
         """Sets a field of the entries that this call has appended."""
@@ -153,11 +167,15 @@ class Slots:
             real: bool ``[batch, q]``, False for padding; None if all tokens are real.
         """
         q = keys.shape[2]
-        if self._keys.ndim != 4:
+        if self._position.ndim != 3:
             self._allocate(keys, values)
+        if self._packed is not None and not (q == 1 and real is None):
+            self._unpack()
         position = self._positions(q, real, keys.device)
         self.seen += q
-        if self._hole is not None and q == 1 and real is None:
+        if self._packed is not None:
+            self._append_packed(keys, values, position)
+        elif self._hole is not None and q == 1 and real is None:
             self._fill(keys, values, position)
         else:
             if self._hole is not None:
@@ -224,6 +242,14 @@ class Slots:
         Args:
             chosen: bool ``[batch, heads, n]``; empty columns are never kept.
         """
+        self._arrange(chosen, pack=self.policy.evicts)
+
+    def pack(self) -> None:
+        """Packs keys and values if heads or items hold different numbers of entries; called after each prompt."""
+        if self.policy.evicts and self._packed is None and not self._dense:
+            self._arrange(self.position >= 0, pack=True)
+
+    def _arrange(self, chosen: Tensor, pack: bool) -> None:
         chosen = chosen & (self.position >= 0)
         counts = chosen.sum(dim=-1)
         width = int(counts.max()) if counts.numel() else 0
@@ -233,17 +259,67 @@ class Slots:
         self.evicted += self.entries - stored
         self.entries = stored
         room = width + self.policy.headroom
-        self._keys = _compact(self._keys, index, room)
-        self._values = _compact(self._values, index, room)
+        uniform = bool((counts == width).all())
+        if self._packed is None and (uniform or not pack):
+            self._keys = _compact(self._keys, index, room)
+            self._values = _compact(self._values, index, room)
+        else:
+            self._move(index, counts, room, uniform or not pack)
         self._position = _compact(self._position, index, room)
         self._fields = {name: _compact(field, index, room) for name, field in self._fields.items()}
         self._used, self._hole = width, None
-        uniform = bool((counts == width).all())
         self._count = width if uniform else counts
         self._dense = uniform
         if not uniform:
             beyond = torch.arange(width, device=counts.device) >= counts[..., None]
             self._position[:, :, :width].masked_fill_(beyond, -1)
+
+    def _move(self, index: Tensor, counts: Tensor, room: int, dense: bool) -> None:
+        """Keys and values to where they are packed, or out of there into columns."""
+        rows = self.batch * self.heads
+        if self._packed is None:
+            keys, values = self._keys.flatten(0, 2), self._values.flatten(0, 2)
+            start = self._keys.shape[2] * torch.arange(rows, device=index.device)
+        else:
+            keys, values, start = self._packed.keys.flatten(0, 1), self._packed.values.flatten(0, 1), self._packed.start
+        source = (index.flatten(0, 1) + start[:, None]).clamp(max=len(keys) - 1)
+        if dense:
+            self._keys, self._values = (
+                _resized(x.index_select(0, source.flatten()).view(*index.shape, x.shape[-1]), index.shape[2], room)
+                for x in (keys, values)
+            )
+            self._packed = None
+        else:
+            self._packed = Packed(keys, values, source, counts.flatten())
+            self._keys, self._values = self._keys[:, :, :0].clone(), self._values[:, :, :0].clone()
+
+    def _unpack(self) -> None:
+        """Back into columns, while several tokens attend at once."""
+        assert self._packed is not None
+        keys, values = self.keys, self.values
+        self._packed = None
+        room = self._position.shape[2]
+        self._keys, self._values = (_resized(x, self._used, room) for x in (keys, values))
+
+    def _append_packed(self, keys: Tensor, values: Tensor, position: int | Tensor) -> None:
+        """One new entry per head, behind the head's others."""
+        assert self._packed is not None
+        before = self._packed.keys
+        self._packed.append(keys.flatten(0, 2), values.flatten(0, 2))
+        column = self.counts[..., None]
+        if self._used == self._position.shape[2]:
+            room = self._used + max(16, self._used // 8)
+            self._position = _resized(self._position, self._used, room)
+            self._fields = {name: _resized(field, self._used, room) for name, field in self._fields.items()}
+        self._position[:, :, self._used] = -1
+        for field in self._fields.values():
+            field[:, :, self._used] = 0
+            field.scatter_(2, column, 0)
+        self._used += 1
+        self._position.scatter_(2, column, position if isinstance(position, int) else position.expand_as(column))
+        self._written = column
+        if self._packed.keys is not before:
+            self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
 
     def drop_newest(self, tokens: int) -> None:
         """Forgets the last ``tokens`` tokens, as if they had never been given; only before any eviction."""
@@ -257,6 +333,8 @@ class Slots:
     def select_batch(self, index: Tensor) -> None:
         """Makes batch item i the former item ``index[i]`` (beam search, contrastive search)."""
         scale = index.shape[0] / self.batch
+        if self._packed is not None:
+            self._unpack()
         self._keys, self._values, self._position = (
             x.index_select(0, index) for x in (self._keys, self._values, self._position)
         )
@@ -268,7 +346,32 @@ class Slots:
             if isinstance(value, Tensor):
                 setattr(self, name, value.index_select(0, index))
         self.entries = round(self.entries * scale) if isinstance(self._count, int) else int(self.counts.sum())
+        self.pack()
         self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
+
+    def heir(self, policy: Policy, state: Any, chosen: Tensor | None = None) -> Slots:
+        """A store for another policy that begins with copies of these entries, or of some of them.
+
+        Args:
+            policy: what decides about the copy; its fields begin as zero.
+            state: the copy's generation's shared state.
+            chosen: bool ``[batch, heads, n]``; None for all.
+        """
+        twin = Slots(self.layer, policy, state)
+        for name in ("module", "fresh", "steps", "seen", "length", "prompt_length", "entries", "_count", "_dense"):
+            value = getattr(self, name)
+            setattr(twin, name, value.clone() if isinstance(value, Tensor) else value)
+        keys, values = self.keys, self.values
+        twin._allocate(keys, values)
+        twin._keys, twin._values = (x.clone() if self._packed is None else x for x in (keys, values))
+        twin._position, twin._used = self.position.clone(), self._used
+        if self._hole is not None:
+            twin._dense = False
+        twin.peak_entries = twin.entries
+        if chosen is not None:
+            twin.keep(chosen)
+            twin.evicted, twin.peak_entries = 0, twin.entries
+        return twin
 
     # inside
 
@@ -337,7 +440,7 @@ class Slots:
         """Makes room for q more columns: closes gaps if many columns are empty, else grows by half."""
         widest = self._count if isinstance(self._count, int) else int(self._count.max())
         if not self._dense and self._used > widest + 64:
-            self.keep(self.position >= 0)
+            self._arrange(self.position >= 0, pack=False)
         if self._used + q <= self._keys.shape[2]:
             return
         room = self._used + q + max(16, self._used // 2)

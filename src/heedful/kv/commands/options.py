@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heedful.kv.base import Budgeted, Policy, Share, Size, resolve
+from heedful.kv.base import Policy, Share, Size, Sized, resolve
 from heedful.kv.policies import make
 from heedful.lab.errors import LabError
 
@@ -113,7 +113,7 @@ def unsized(spec: str) -> Policy:
     Raises LabError for an unknown policy or parameter, and for a budget among the parameters.
     """
     policy = _made(spec, None)
-    if isinstance(policy, Budgeted) and policy.budget != Share(1.0):
+    if isinstance(policy, Sized) and policy.budget != Share(1.0):
         raise LabError(f"policy {spec!r}: give its budget with --budgets")
     return policy
 
@@ -161,7 +161,7 @@ def contenders(
     problems: list[tuple[Size, LabError]] = []
     for spec in dict.fromkeys(("full", *specs)):
         plain = unsized(spec)
-        if not isinstance(plain, Budgeted):
+        if not isinstance(plain, Sized):
             found.append(Contender(spec, None, plain))
             continue
         for size in sizes:

@@ -7,8 +7,22 @@ RUNTIME = (
     "heedful.kv.cache",
     "heedful.kv.evaluate",
     "heedful.kv.experiments._work",
+    "heedful.kv.packed",
     "heedful.kv.policies",
     "heedful.kv.replay",
     "heedful.kv.slots",
 )
 """Modules that every experiment of the room computes with; each adds its methods' own."""
+
+PREFILL_RUNTIME = (
+    *RUNTIME,
+    "heedful.kv.experiments._retrieval",
+    "heedful.kv.parts",
+    "heedful.kv.prefill",
+    "heedful.kv.shared_prompt",
+    "heedful.models.tasks",
+)
+"""The same for systems that evict once, when the prompt has been read."""
+
+MODEL = "task-1"
+"""The checkpoint that those systems are measured on."""
