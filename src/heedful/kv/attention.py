@@ -55,7 +55,8 @@ def attend(
         keys: ``[batch, stored heads, n, d]``.
         values: ``[batch, stored heads, n, dv]``.
         scale: factor on the logits.
-        valid: bool ``[batch, stored heads, n]``, which entries are real; None if all are.
+        valid: bool ``[batch, stored heads, n]``, which entries are real; ``[batch, stored heads, q, n]``, which may
+            be seen by whom, their own aside; None if all are.
         new: bool ``[batch, q]``, which queries are real; None if all are. What a padding query gets is finite and
             means nothing.
 
@@ -77,7 +78,8 @@ def attend(
     else:
         mask = causal(q, n, query.device)
         if valid is not None:
-            mask = mask & valid.repeat_interleave(group, dim=1)[:, :, None, :]
+            seen = valid if valid.ndim == 4 else valid[:, :, None]
+            mask = mask & seen.repeat_interleave(group, dim=1)
         mask = mask | torch.eye(q, n, dtype=torch.bool, device=query.device).roll(n - q, dims=1)
         out = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
     return out.transpose(1, 2)

@@ -161,7 +161,8 @@ class Policy:
 
     def visible(self, slots: Slots) -> Tensor | None:
         """bool ``[batch, heads, n]``, asked before several new tokens attend: which entries tokens other than their own
-        may see; None for all. A policy that hides entries is shown no attention of that call.
+        may see; ``[batch, heads, q, n]`` where that depends on the token; None for all. A policy that hides entries is
+        shown no attention of that call.
         """
         return None
 
@@ -170,6 +171,11 @@ class Policy:
 
     def decoded(self, slots: Slots, seen: Seen) -> None:
         """One layer has attended to one new token."""
+
+    def reordered(self, slots: Slots, index: Tensor) -> None:
+        """Batch item i of a layer has become the former item ``index[i]`` (beam search); its entries and fields have
+        followed, and what :meth:`begin` made has to where it is kept per sequence.
+        """
 
     def cache_for(self, model: Any, capacity: int | None = None) -> EvictingCache:
         """A cache for one generation of an unmodified Hugging Face model: pass it as ``past_key_values``.

@@ -149,7 +149,7 @@ class EvictingLayer(CacheLayerMixin):
             valid = slots.valid()
             cache.note_peak()
             if (visible := policy.visible(slots)) is not None:
-                valid = visible if valid is None else visible & valid
+                valid = visible if valid is None else visible & (valid if visible.ndim == 3 else valid[:, :, None])
             if reads.prompt == "nothing" or visible is not None:
                 out, seen = attend(query, slots.keys, slots.values, scale, valid, real), Seen()
             else:
@@ -234,7 +234,7 @@ class EvictingCache(Cache):
 
     def __init__(self, policy: Policy, model: Any, capacity: int | None = None) -> None:
         config = model.config.get_text_config(decoder=True)
-        kinds = _layer_kinds(model, config)
+        kinds = layer_kinds(model)
         self.policy = policy
         self.capacity = capacity
         self.config = config
@@ -398,7 +398,12 @@ def restored(policy: Policy, model: Any, capacity: int | None = None) -> Iterato
         model.set_attn_implementation(before)
 
 
-def _layer_kinds(model: Any, config: Any) -> list[str]:
+def layer_kinds(model: Any) -> list[str]:
+    """What each layer attends to, ``"full_attention"`` or ``"sliding_attention"``.
+
+    Raises ValueError for a model that is not supported, in one line that says why.
+    """
+    config = model.config.get_text_config(decoder=True)
     family = config.model_type
     if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(f"model family {family!r}: encoder-decoder models are not supported; use a decoder-only model")

@@ -38,6 +38,7 @@ class Slots:
         prompt_length: real tokens that came several at a time, likewise.
         evicted: entries dropped so far, over the batch and all heads.
         entries: entries stored now, over the batch and all heads; ``peak_entries`` the most there ever were.
+        aside: bytes that the policy keeps for this layer beside its entries.
         peak_nbytes: the most bytes that were ever allocated.
     """
 
@@ -52,7 +53,7 @@ class Slots:
         self.seen = 0
         self.length: int | Tensor = 0
         self.prompt_length: int | Tensor = 0
-        self.evicted = self.entries = self.peak_entries = self.peak_nbytes = 0
+        self.evicted = self.entries = self.peak_entries = self.aside = self.peak_nbytes = 0
         self._capacity = capacity
         self._used = 0  # columns in use, holes included
         self._count: int | Tensor = 0  # entries per head: an int while all heads agree, else [batch, heads]
@@ -128,9 +129,9 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated for keys, values, positions and fields."""
+        """Bytes allocated for keys, values, positions and fields, and for what the policy keeps beside them."""
         stored = self._keys.nbytes + self._values.nbytes if self._packed is None else self._packed.nbytes
-        return stored + sum(x.nbytes for x in (self._position, *self._fields.values()))
+        return stored + self.aside + sum(x.nbytes for x in (self._position, *self._fields.values()))
 
     def born(self, field: str, value: float) -> None:
         """Sets a field of the entries that this call has appended."""
@@ -347,6 +348,7 @@ class Slots:
                 setattr(self, name, value.index_select(0, index))
         self.entries = round(self.entries * scale) if isinstance(self._count, int) else int(self.counts.sum())
         self.pack()
+        self.policy.reordered(self, index)
         self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
 
     def heir(self, policy: Policy, state: Any, chosen: Tensor | None = None) -> Slots:
