@@ -99,7 +99,7 @@ def test_any_sequence_of_operations_equals_the_plain_model(data: st.DataObject) 
     seen = 0
     for turn in range(data.draw(st.integers(1, 14))):
         act = (
-            data.draw(st.sampled_from(["append", "step", "step", "decide", "decide", "drop", "select"]))
+            data.draw(st.sampled_from(["append", "step", "step", "decide", "decide", "drop", "cut", "select"]))
             if turn
             else "append"
         )
@@ -140,6 +140,17 @@ def test_any_sequence_of_operations_equals_the_plain_model(data: st.DataObject) 
             full = (full if full.ndim == 2 else full.reshape(-1, 1)).expand(batch, HEADS)
             slots.keep_best(score, keep, slots.recent(newest) if newest else None, ties)  # type: ignore[arg-type]
             plain.keep_best(worth, full.tolist(), newest, ties)
+        elif act == "cut":
+            worth = {t: float(t % 7 // 2) for t in range(0, (seen + 1) * 10)}
+            column_token = ((slots.keys[..., 0] - torch.arange(HEADS)[None, :, None]) / 3).round()
+            most = max(len(h) for item in plain.held for h in item)
+            counts = st.lists(st.integers(0, most + 1), min_size=batch, max_size=batch)
+            cuts = torch.tensor(data.draw(st.lists(counts, min_size=1, max_size=3)))
+            slots.keep_best(column_token % 7 // 2, cuts[0], ties="older", ranked=True)
+            for cut in cuts[1:]:
+                slots.truncate(cut)
+            left = cuts.amin(dim=0)[:, None].expand(batch, HEADS)
+            plain.keep_best(worth, left.tolist(), 0, "older")
         else:
             index = data.draw(st.lists(st.integers(0, batch - 1), min_size=batch, max_size=batch))
             slots.select_batch(torch.tensor(index))
@@ -182,6 +193,24 @@ def test_evicting_most_of_a_prompt_frees_its_memory() -> None:
     assert slots.peak_nbytes == before
     entry = 2 * 8 * 4 + 4 + 4 + 4 + 1
     assert slots.nbytes == 2 * HEADS * 101 * entry
+
+
+def test_truncating_moves_nothing_until_a_fifth_is_free_and_then_frees_it() -> None:
+    slots = filled(1000)
+    slots.keep_best(torch.rand(2, HEADS, 1000), 500, ranked=True)
+    where, full = slots.keys.data_ptr(), slots.nbytes
+    kept = slots.position.clone()
+    slots.truncate(450)
+    assert (slots.keys.data_ptr(), slots.nbytes) == (where, full)
+    assert torch.equal(slots.position, kept[..., :450]) and slots.counts.unique().tolist() == [450]
+    slots.truncate(torch.tensor([300, 200]))
+    assert slots.nbytes == pytest.approx(full * 301 / 501)
+    assert slots.counts.tolist() == [[300, 300], [200, 200]]
+    assert torch.equal(slots.position[0], kept[0, :, :300])
+    assert torch.equal(slots.position[1, :, :200], kept[1, :, :200])
+    assert (slots.entries, slots.evicted) == (1000, 3000)
+    slots.keep(slots.position >= 0)
+    assert (slots.position[0].diff(dim=-1) > 0).all() and (slots.entries, slots.evicted) == (1000, 3000)
 
 
 def test_one_in_one_out_moves_and_allocates_nothing() -> None:

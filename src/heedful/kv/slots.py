@@ -128,6 +128,11 @@ class Slots:
         return self._count
 
     @property
+    def count(self) -> int | Tensor:
+        """The same as one int while all heads agree."""
+        return self._count
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated for keys, values, positions and fields, and for what the policy keeps beside them."""
         stored = self._keys.nbytes + self._values.nbytes if self._packed is None else self._packed.nbytes
@@ -205,6 +210,7 @@ class Slots:
         keep: int | Tensor,
         protected: Tensor | None = None,
         ties: Literal["older", "newer"] = "newer",
+        ranked: bool = False,
     ) -> None:
         """Keeps the best ``keep`` entries of each head, protected ones first.
 
@@ -213,13 +219,15 @@ class Slots:
             keep: how many, counting the protected ones: an int, ``[batch]`` or ``[batch, heads]``.
             protected: bool ``[batch, heads, n]``, or None.
             ties: which of two equally good entries stays.
+            ranked: if entries leave, those that stay lie in columns from the best to the worst, for
+                :meth:`truncate`; nothing is packed.
 
         Raises ValueError if a score is not a number.
         """
         if isinstance(self._count, int) and isinstance(keep, int):
             if self._count <= keep:
                 return
-            if self._count == keep + 1 and self._hole is None and self._dense:
+            if self._count == keep + 1 and self._hole is None and self._dense and not ranked:
                 self._drop_one(score, protected, ties)
                 return
         self._check(score)
@@ -233,9 +241,31 @@ class Slots:
         by_age = self.position.argsort(dim=-1, descending=ties == "newer", stable=True)
         order = by_age.gather(-1, rank.gather(-1, by_age).argsort(dim=-1, descending=True, stable=True))
         counts = torch.minimum(self.counts, _per_head(keep).to(score.device))
+        if ranked:
+            self._take(order[..., : int(counts.max())], counts, pack=False)
+            return
         chosen = torch.zeros(self.batch, self.heads, n, dtype=torch.bool, device=score.device)
         chosen.scatter_(-1, order, torch.arange(n, device=score.device) < counts[..., None])
         self.keep(chosen)
+
+    def truncate(self, keep: int | Tensor) -> None:
+        """Keeps the first ``keep`` columns of each head and moves nothing, unless a quarter of the memory can be freed.
+
+        Only where :meth:`keep_best` has ranked the entries, and before anything is appended: what stays is then what
+        :meth:`keep_best` would keep, at a fraction of its cost.
+
+        Args:
+            keep: an int, ``[batch]`` or ``[batch, heads]``.
+        """
+        assert self._packed is None and self._hole is None
+        counts = torch.minimum(self.counts, _per_head(keep).to(self._position.device))
+        width = self._settle(counts)
+        room = width + self.policy.headroom
+        self._keys, self._values, self._position = (
+            _fitted(x, width, room) for x in (self._keys, self._values, self._position)
+        )
+        self._fields = {name: _fitted(field, width, room) for name, field in self._fields.items()}
+        self._blank(counts)
 
     def keep(self, chosen: Tensor) -> None:
         """Keeps a subset of the entries and closes the gaps; frees the memory that is no longer needed.
@@ -255,25 +285,37 @@ class Slots:
         counts = chosen.sum(dim=-1)
         width = int(counts.max()) if counts.numel() else 0
         key = self.position.masked_fill(~chosen, _FAR)
-        index = key.argsort(dim=-1, stable=True)[..., :width]
-        stored = int(counts.sum())
-        self.evicted += self.entries - stored
-        self.entries = stored
+        self._take(key.argsort(dim=-1, stable=True)[..., :width], counts, pack)
+
+    def _take(self, index: Tensor, counts: Tensor, pack: bool) -> None:
+        """Keeps the columns ``index[..., :counts]`` of each head, in that order."""
+        width = self._settle(counts)
         room = width + self.policy.headroom
-        uniform = bool((counts == width).all())
-        if self._packed is None and (uniform or not pack):
+        if self._packed is None and (self._dense or not pack):
             self._keys = _compact(self._keys, index, room)
             self._values = _compact(self._values, index, room)
         else:
-            self._move(index, counts, room, uniform or not pack)
+            self._move(index, counts, room, self._dense or not pack)
         self._position = _compact(self._position, index, room)
         self._fields = {name: _compact(field, index, room) for name, field in self._fields.items()}
+        self._blank(counts)
+
+    def _settle(self, counts: Tensor) -> int:
+        """Notes that the first columns hold so many entries per head, and no others; returns how many columns."""
+        width = int(counts.max()) if counts.numel() else 0
+        stored = int(counts.sum())
+        self.evicted += self.entries - stored
+        self.entries = stored
+        self._dense = bool((counts == width).all())
         self._used, self._hole = width, None
-        self._count = width if uniform else counts
-        self._dense = uniform
-        if not uniform:
-            beyond = torch.arange(width, device=counts.device) >= counts[..., None]
-            self._position[:, :, :width].masked_fill_(beyond, -1)
+        self._count = width if self._dense else counts
+        return width
+
+    def _blank(self, counts: Tensor) -> None:
+        """Marks the columns beyond a head's entries as empty."""
+        if not self._dense:
+            beyond = torch.arange(self._used, device=counts.device) >= counts[..., None]
+            self._position[:, :, : self._used].masked_fill_(beyond, -1)
 
     def _move(self, index: Tensor, counts: Tensor, room: int, dense: bool) -> None:
         """Keys and values to where they are packed, or out of there into columns."""
@@ -443,7 +485,7 @@ class Slots:
         widest = self._count if isinstance(self._count, int) else int(self._count.max())
         if not self._dense and self._used > widest + 64:
             self._arrange(self.position >= 0, pack=False)
-        if self._used + q <= self._keys.shape[2]:
+        if self._used + q <= min(self._keys.shape[2], self._position.shape[2]):
             return
         room = self._used + q + max(16, self._used // 2)
         bound = self.policy.bound(self)
@@ -485,6 +527,11 @@ def _compact(x: Tensor, index: Tensor, room: int) -> Tensor:
     else:
         x[:, :, :width] = taken
     return x
+
+
+def _fitted(x: Tensor, used: int, room: int) -> Tensor:
+    """x, or its first ``used`` columns in a buffer of ``room`` columns if that is smaller by more than a fifth."""
+    return _resized(x, used, room) if x.shape[2] > room + room // 4 else x
 
 
 def _resized(x: Tensor, used: int, room: int) -> Tensor:
