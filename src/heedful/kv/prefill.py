@@ -108,8 +108,12 @@ def best_of_all(scores: Sequence[Tensor], keep: Tensor | int) -> list[Tensor]:
 
     Returns:
         per layer bool ``[batch, heads, n]``.
+
+    Raises ValueError if a score is not a number.
     """
     flat = torch.cat([score.transpose(1, 2).flatten(1) for score in scores], dim=1)
+    if bool(flat.isnan().any()):
+        raise ValueError("scores contain NaN: the model's attention is not finite")
     order = flat.argsort(dim=1, descending=True, stable=True)
     rank = torch.arange(flat.shape[1], device=flat.device)
     chosen = torch.zeros_like(flat, dtype=torch.bool)
