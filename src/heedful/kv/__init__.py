@@ -15,27 +15,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heedful.kv.adakv import AdaKV
     from heedful.kv.base import Budgeted, Policy, Reads, Share, Sized
     from heedful.kv.baselines import Clairvoyant, Full, Local, Random
     from heedful.kv.cache import EvictingCache, Usage
+    from heedful.kv.criticalkv import AdaCriticalKV, CriticalKV
+    from heedful.kv.defensive_kv import DefensiveKV, LayerDefensiveKV
+    from heedful.kv.foresight import Foresight
     from heedful.kv.h2o import H2O
+    from heedful.kv.laq import LAQ
     from heedful.kv.lazy_eviction import LazyEviction
+    from heedful.kv.lookahead_kv import LookaheadKV
+    from heedful.kv.oracle import Oracle
     from heedful.kv.prefill import Prefill
     from heedful.kv.raas import RaaS
     from heedful.kv.slots import Slots
     from heedful.kv.snapkv import SnapKV
+    from heedful.kv.spec_kv import SpecKV
     from heedful.kv.streaming_llm import StreamingLLM
     from heedful.kv.tova import TOVA
 
 __all__ = [
     "H2O",
+    "LAQ",
     "TOVA",
+    "AdaCriticalKV",
+    "AdaKV",
     "Budgeted",
     "Clairvoyant",
+    "CriticalKV",
+    "DefensiveKV",
     "EvictingCache",
+    "Foresight",
     "Full",
+    "LayerDefensiveKV",
     "LazyEviction",
     "Local",
+    "LookaheadKV",
+    "Oracle",
     "Policy",
     "Prefill",
     "RaaS",
@@ -45,14 +62,18 @@ __all__ = [
     "Sized",
     "Slots",
     "SnapKV",
+    "SpecKV",
     "StreamingLLM",
     "Usage",
 ]
 
 _HOME = {
+    "AdaCriticalKV": "criticalkv", "AdaKV": "adakv", "CriticalKV": "criticalkv",
+    "DefensiveKV": "defensive_kv", "LayerDefensiveKV": "defensive_kv",
     "Budgeted": "base", "Policy": "base", "Reads": "base", "Share": "base", "Sized": "base",
     "Clairvoyant": "baselines", "Full": "baselines", "Local": "baselines", "Random": "baselines",
     "EvictingCache": "cache", "Usage": "cache",
+    "Foresight": "foresight", "LAQ": "laq", "LookaheadKV": "lookahead_kv", "Oracle": "oracle", "SpecKV": "spec_kv",
     "H2O": "h2o", "LazyEviction": "lazy_eviction", "Prefill": "prefill", "RaaS": "raas", "Slots": "slots",
     "SnapKV": "snapkv", "StreamingLLM": "streaming_llm", "TOVA": "tova",
 }  # fmt: skip

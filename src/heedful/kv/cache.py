@@ -289,12 +289,12 @@ class EvictingCache(Cache):
         self._held_peak = max(self._held_peak, sum(s.entries for s in layers))
         self._held_peak_nbytes = max(self._held_peak_nbytes, sum(s.nbytes for s in layers if s.seen))
 
-    @torch.no_grad()
     def probe(self, embeddings: Tensor) -> dict[int, Tensor]:
         """How a few extra rows would attend to what is stored; the cache stays exactly as it is.
 
         The rows run through the model as if they came next: each sees what is stored and the rows before it. Meant
-        for :meth:`Policy.passed`, where the model is still inside the call that it has just attended to.
+        for :meth:`Policy.passed`, where the model is still inside the call that it has just attended to. Gradients
+        reach the embeddings unless they are switched off.
 
         Args:
             embeddings: ``[batch, m, width]``, in the place of token embeddings.
