@@ -128,7 +128,8 @@ def test_any_sequence_of_operations_equals_the_plain_model(data: st.DataObject) 
             plain.add_mass(worth)
             most = max(len(h) for item in plain.held for h in item)
             if act == "drop":
-                keep: int | Tensor = max(0, most - 1)
+                each = torch.tensor([[max(0, len(h) - 1) for h in item] for item in plain.held])
+                keep: int | Tensor = each if data.draw(st.booleans()) else max(0, most - 1)
             else:
                 count = st.integers(0, most + 1)
                 item = st.lists(count, min_size=batch, max_size=batch)
@@ -239,6 +240,22 @@ def test_one_in_one_out_moves_and_allocates_nothing() -> None:
         slots["mass"].data_ptr(),
     )
     assert (slots.nbytes, slots.keys.shape[2], slots.counts.unique().tolist()) == (nbytes, 21, [20])
+
+
+def test_one_in_one_out_moves_nothing_where_heads_differ_either() -> None:
+    slots = filled(50)
+    slots.keep_best(torch.rand(2, HEADS, 50), torch.tensor([[20, 7], [12, 31]]))
+    slots.append(*(torch.randn(2, HEADS, 1, 8),) * 2)
+    where, pages, nbytes = slots.packed.keys.data_ptr(), slots.packed.keys.shape, slots.nbytes  # type: ignore[union-attr]
+    for _ in range(60):
+        slots.keep_best(torch.rand(2, HEADS, slots.position.shape[2]), slots.counts - 1)
+        assert slots.counts.tolist() == [[20, 7], [12, 31]]
+        slots.append(*(torch.randn(2, HEADS, 1, 8),) * 2)
+        assert (slots.position == slots.length - 1).sum(-1).tolist() == [[1, 1], [1, 1]]
+    packed = slots.packed
+    assert packed is not None
+    assert (packed.keys.data_ptr(), packed.keys.shape, slots.nbytes) == (where, pages, nbytes)
+    assert slots.evicted == 2 * HEADS * 50 - 70 + 60 * 4
 
 
 def test_growing_copies_seldom() -> None:

@@ -85,6 +85,11 @@ class Packed:
         self._spare -= 1
         self.width += 1
 
+    def put(self, column: Tensor, keys: Tensor, values: Tensor) -> None:
+        """One entry per row in the place of the row's ``column``-th, ``[rows]``; shapes as for :meth:`append`."""
+        self.keys.flatten(0, 1).index_copy_(0, self.start + column, keys)
+        self.values.flatten(0, 1).index_copy_(0, self.start + column, values)
+
     def padded(self) -> tuple[Tensor, Tensor]:
         """Copies of keys ``[rows, width, d]`` and values ``[rows, width, dv]``; short rows end in zeros."""
         return self._spread(self.keys), self._spread(self.values)

@@ -179,10 +179,10 @@ class Slots:
             self._unpack()
         position = self._positions(q, real, keys.device)
         self.seen += q
-        if self._packed is not None:
-            self._append_packed(keys, values, position)
-        elif self._hole is not None and q == 1 and real is None:
+        if self._hole is not None and q == 1 and real is None:
             self._fill(keys, values, position)
+        elif self._packed is not None:
+            self._append_packed(keys, values, position)
         else:
             if self._hole is not None:
                 self._dense, self._hole = False, None
@@ -224,12 +224,11 @@ class Slots:
 
         Raises ValueError if a score is not a number.
         """
-        if isinstance(self._count, int) and isinstance(keep, int):
-            if self._count <= keep:
-                return
-            if self._count == keep + 1 and self._hole is None and self._dense and not ranked:
-                self._drop_one(score, protected, ties)
-                return
+        if isinstance(self._count, int) and isinstance(keep, int) and self._count <= keep:
+            return
+        if self._hole is None and not ranked and self._exceeds_by_one(keep):
+            self._drop_one(score, protected, ties)
+            return
         self._check(score)
         n = self._used
         empty = self.position < 0
@@ -419,16 +418,25 @@ class Slots:
 
     # inside
 
+    def _exceeds_by_one(self, keep: int | Tensor) -> bool:
+        """Whether every head holds one entry more than ``keep``, in its first columns."""
+        if isinstance(self._count, int) and isinstance(keep, int):
+            return self._count == keep + 1 and self._dense
+        return (self._dense or self._packed is not None) and bool((self.counts - _per_head(keep) == 1).all())
+
     def _drop_one(self, score: Tensor, protected: Tensor | None, ties: Literal["older", "newer"]) -> None:
         """The steady state: every head gives up one column, which the next entry overwrites."""
         if protected is not None:
             score = torch.where(protected, torch.inf, score)
+        if not self._dense:
+            score = torch.where(self.position < 0, torch.inf, score)
         worst = score.amin(dim=-1, keepdim=True)
         self._check(worst)
+        among = score == worst
         if ties == "newer":
-            hole = torch.where(score == worst, self.position, _FAR).argmin(dim=-1, keepdim=True)
+            hole = torch.where(among & (self.position >= 0), self.position, _FAR).argmin(dim=-1, keepdim=True)
         else:
-            hole = torch.where(score == worst, self.position, -1).argmax(dim=-1, keepdim=True)
+            hole = torch.where(among, self.position, -1).argmax(dim=-1, keepdim=True)
         self._position.scatter_(-1, hole, -1)
         self._hole = hole
         self._count = self._count - 1
@@ -440,8 +448,11 @@ class Slots:
         """Writes one new entry per head into the hole."""
         assert self._hole is not None
         hole = self._hole
-        self._keys.scatter_(2, hole[..., None].expand_as(keys), keys)
-        self._values.scatter_(2, hole[..., None].expand_as(values), values)
+        if self._packed is None:
+            self._keys.scatter_(2, hole[..., None].expand_as(keys), keys)
+            self._values.scatter_(2, hole[..., None].expand_as(values), values)
+        else:
+            self._packed.put(hole.flatten(), keys.flatten(0, 2), values.flatten(0, 2))
         self._position.scatter_(2, hole, position if isinstance(position, int) else position.expand_as(hole))
         for field in self._fields.values():
             field.scatter_(2, hole, 0)
