@@ -1,0 +1,402 @@
+"""Attention-Gate: a small trained attention per layer says, per token and KV head, what is cached at all.
+
+Zeng, Lin, Hou, Zhang, Deng, "In-context KV-Cache Eviction for LLMs via Attention-Gate", arXiv 2410.12876. With X
+[n, D] a layer's input after its norm, MHA' a multi-head attention of few and small heads, and tau a threshold,
+
+    G = sigmoid(MHA'(X) W_g + b_g) in (0, 1)^[n, heads],    F = 1[G > tau].
+
+A head caches the tokens with F = 1. The others are seen by no token but themselves, in the prompt too. There is no
+budget: how much is kept was learned (:mod:`~heedful.kv.gate_training`), and differs between heads, layers and prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from heedful.kv.attention import Seen, causal, wide
+from heedful.kv.base import Policy, Reads, check_count
+from heedful.kv.cache import EvictingCache, layer_kinds
+from heedful.kv.parts import Parts, beside, check, likeness, load
+from heedful.kv.slots import Slots
+
+FILE = "gate.safetensors"
+KIND = "gate"
+CONTEXTS = ("prefix", "prompt")
+
+
+@dataclass
+class Memory:
+    """What one layer's gate remembers of the tokens so far.
+
+    Attributes:
+        keys: ``[batch, h', n, d']``, or None before the first token.
+        values: likewise.
+        real: bool ``[batch, n]``: which tokens are not padding.
+    """
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    real: Tensor | None = None
+
+    def extend(self, keys: Tensor, values: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Appends new tokens; returns all of them."""
+        if self.keys is not None and self.values is not None and self.real is not None:
+            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+            real = torch.cat([self.real, real], dim=1)
+        self.keys, self.values, self.real = keys, values, real
+        return keys, values, real
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return sum(x.nbytes for x in (self.keys, self.values, self.real) if x is not None)
+
+    def select(self, index: Tensor) -> Memory:
+        """The memory of batch items ``index``."""
+        return Memory(*(None if x is None else x.index_select(0, index) for x in (self.keys, self.values, self.real)))
+
+
+class Gate(nn.Module):
+    """One layer's gate.
+
+    Args:
+        width: D, of the layer's input.
+        stored: KV heads.
+        heads: h', heads of MHA'; 0 for a linear gate, G = sigmoid(X W_g + b_g), which sees no context.
+        size: d', of each of them.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+    def __init__(self, width: int, stored: int, heads: int, size: int) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = heads * size if heads else width
+        for name in ("query", "key", "value") if heads else ():
+            setattr(self, name, nn.Parameter(torch.empty(inner, width)))
+        self.score = nn.Parameter(torch.empty(stored, inner))
+        self.bias = nn.Parameter(torch.empty(stored))
+
+    def forward(
+        self, hidden: Tensor, real: Tensor, causal_context: bool = True, memory: Memory | None = None
+    ) -> Tensor:
+        """G of new tokens.
+
+        Args:
+            hidden: ``[batch, q, D]``; computed with in float32 or wider.
+            real: bool ``[batch, q]``: the tokens that may be looked at.
+            causal_context: whether a token sees what is before it, or all of the call.
+            memory: of the tokens before these; it is extended.
+
+        Returns:
+            ``[batch, stored, q]``, in (0, 1).
+        """
+        x = hidden.to(self.score.dtype)
+        if self.heads:
+            x = self._attend(x, real, causal_context, memory)
+        return torch.sigmoid(x @ self.score.T + self.bias).transpose(1, 2)
+
+    def _attend(self, x: Tensor, real: Tensor, causal_context: bool, memory: Memory | None) -> Tensor:
+        """MHA': ``[batch, q, D]`` to ``[batch, q, h' d']``; without positions."""
+        query, key, value = (
+            (x @ weight.T).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for weight in (self.query, self.key, self.value)
+        )
+        if memory is not None:
+            key, value, real = memory.extend(key, value, real)
+        q, n = query.shape[2], key.shape[2]
+        if bool(real.all()) and (q == n or not causal_context or q == 1):
+            out = scaled_dot_product_attention(query, key, value, is_causal=causal_context and q == n)
+        else:
+            mask = real[:, None, None, :].expand(-1, 1, q, n)
+            mask = mask & causal(q, n, x.device) if causal_context else mask
+            mask = mask | torch.eye(q, n, dtype=torch.bool, device=x.device).roll(n - q, dims=1)
+            out = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return out.transpose(1, 2).flatten(2)
+
+
+class Gates(nn.ModuleDict):
+    """A model's gates, by the number of the layer.
+
+    Attributes:
+        context: ``"prefix"``: a gate sees the tokens before; ``"prompt"``: it sees the whole prompt.
+    """
+
+    def __init__(self, gates: Mapping[str, Gate], context: str) -> None:
+        super().__init__(gates)
+        self.context = context
+
+    @classmethod
+    def new(
+        cls,
+        model: Any,
+        context: Literal["prefix", "prompt"] = "prefix",
+        heads: int = 4,
+        size: int = 32,
+        bias: float = 2.0,
+        seed: int = 0,
+    ) -> Gates:
+        """Untrained gates for a model: Xavier's initialisation, all scores near ``sigmoid(bias)``.
+
+        Args:
+            model: a Hugging Face causal language model.
+            context: what a gate sees.
+            heads: h', heads of MHA'; 0 for linear gates.
+            size: d', of each of them.
+            bias: b_g.
+            seed: of the weights.
+
+        Raises ValueError for a model that is not supported, or a parameter out of its range.
+        """
+        check_count("heads", heads, least=0)
+        check_count("size", size)
+        if context not in CONTEXTS:
+            raise ValueError(f"context={context!r}: must be 'prefix' or 'prompt'")
+        width, stored = _shape(model)
+        gates = cls({str(layer): Gate(width, stored, heads, size) for layer in attentions(model)}, context)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, weight in gates.named_parameters():
+                if name.endswith("bias"):
+                    weight.fill_(bias)
+                else:
+                    nn.init.xavier_uniform_(weight, generator=generator)
+        return gates
+
+    @classmethod
+    def of(cls, parts: Parts, source: str = "parts") -> Gates:
+        """The gates that trained parts hold. Raises ValueError, naming ``source``, if some are missing."""
+        settings, shape = parts.settings, parts.model["shape"]
+        stored = shape["num_key_value_heads"] or shape["num_attention_heads"]
+        tensors = {name: x for name, x in parts.tensors.items() if not name.startswith("lora.")}
+        layers = sorted({name.partition(".")[0] for name in tensors}, key=int)
+        gates = cls(
+            {layer: Gate(shape["hidden_size"], stored, settings["heads"], settings["size"]) for layer in layers},
+            settings["context"],
+        )
+        try:
+            gates.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"{source}: the gates are damaged ({str(error).splitlines()[-1].strip()})") from error
+        return gates
+
+    def parts(self, model: Any, settings: Mapping[str, Any] | None = None) -> Parts:
+        """These gates as parts of that model, to be stored."""
+        first: Gate = next(iter(self.values()))  # type: ignore[assignment]
+        size = first.score.shape[1] // first.heads if first.heads else 1
+        mine = {"context": self.context, "heads": first.heads, "size": size}
+        tensors = {name: x.detach() for name, x in self.state_dict().items()}
+        return Parts(KIND, tensors, {**(settings or {}), **mine}, likeness(model))
+
+
+def attentions(model: Any) -> dict[int, nn.Module]:
+    """The attention modules that have a gate, by layer: those that attend to everything.
+
+    Raises ValueError for a model that is not supported, in one line that says why.
+    """
+    kinds = layer_kinds(model)
+    found = {}
+    for module in model.modules():
+        layer = getattr(module, "layer_idx", None)
+        if layer is not None and hasattr(module, "o_proj") and kinds[layer] == "full_attention":
+            found[layer] = module
+    return dict(sorted(found.items()))
+
+
+def _shape(model: Any) -> tuple[int, int]:
+    """Width of the residual stream, and KV heads."""
+    config = model.config.get_text_config(decoder=True)
+    return config.hidden_size, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+@dataclass
+class Reading:
+    """What one generation needs of the gates: the networks, and what each layer's remembers."""
+
+    gates: Gates | None = None
+    memory: dict[int, Memory] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
+        # A memory is never written to, only replaced.
+        twin = Reading(self.gates, {layer: Memory(m.keys, m.values, m.real) for layer, m in self.memory.items()})
+        memo[id(self)] = twin
+        return twin
+
+
+@dataclass(frozen=True)
+class AttentionGate(Policy):
+    """Caches what the trained gates let through; how much that is was learned, and differs between heads.
+
+    Args:
+        parts: file with the trained gates; empty for ``gate.safetensors`` beside the model.
+        tau: scores above it are let through, in (0, 1).
+        keep_first: first tokens that are always cached and seen.
+        keep_last: newest tokens that are cached and seen whatever their flag, the token itself included.
+        hides: whether tokens of the prompt do not see what is not cached, as in training.
+        decode: ``"keep"``: the gates run once, on the first call, and what comes later is always cached;
+            ``"gate"``: later tokens get flags too, for which each layer's gate remembers all tokens.
+
+    Raises ValueError for parameters out of their range; :meth:`attach` for a file that is missing, cut short, or made
+    for another model.
+    """
+
+    name: ClassVar[str] = "attention-gate"
+    fields: ClassVar[Mapping[str, torch.dtype]] = {"flag": torch.bool}
+
+    parts: str = ""
+    tau: float = 0.5
+    keep_first: int = 1
+    keep_last: int = 0
+    hides: bool = True
+    decode: Literal["keep", "gate"] = "keep"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau < 1:
+            raise ValueError(f"tau={self.tau}: must be within (0, 1)")
+        check_count("keep_first", self.keep_first, least=0)
+        check_count("keep_last", self.keep_last, least=0)
+        if self.decode not in ("keep", "gate"):
+            raise ValueError(f"decode={self.decode!r}: must be 'keep' or 'gate'")
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(hidden=True)
+
+    @property
+    def headroom(self) -> int:
+        return 16
+
+    def attach(self, model: Any) -> None:
+        path = self._file(next(iter(attentions(model).values())))
+        check_fits(_load(path, _stamp(path)), model, str(path))
+        _gates(path, _stamp(path), torch.float32, "cpu")
+
+    def begin(self, layers: int) -> Reading:
+        return Reading()
+
+    def visible(self, slots: Slots) -> Tensor | None:
+        assert slots.hidden is not None
+        q = slots.hidden.shape[1]
+        real = slots.position[:, 0, -q:] >= 0
+        slots["flag"][:, :, -q:] = self._flags(slots, real) if slots.fresh or self.decode == "gate" else True
+        shown = slots["flag"] | (slots.position < self.keep_first)
+        if not self.hides or bool(shown.all()):
+            return None
+        if self.keep_last < 2:
+            return shown
+        age = slots.position[:, :, -q:, None] - slots.position[:, :, None]
+        return shown[:, :, None] | (age < self.keep_last)
+
+    def prompted(self, slots: Slots, seen: Seen) -> None:
+        self._drop(slots)
+
+    def decoded(self, slots: Slots, seen: Seen) -> None:
+        slots.born("flag", True)
+        if self.decode == "gate":
+            real = torch.ones(slots.batch, 1, dtype=torch.bool, device=slots.position.device)
+            slots["flag"] = slots["flag"] & (self._flags(slots, real) | ~slots.recent(1))
+        if self.decode == "gate" or self.keep_last > 1:
+            self._drop(slots)
+
+    def reordered(self, slots: Slots, index: Tensor) -> None:
+        reading: Reading = slots.state
+        if slots.layer in reading.memory:
+            reading.memory[slots.layer] = reading.memory[slots.layer].select(index)
+
+    def _drop(self, slots: Slots) -> None:
+        """Drops what the next token must not see."""
+        stays = slots["flag"] | (slots.position < self.keep_first) | slots.recent(max(0, self.keep_last - 1))
+        if not bool(stays.all()):
+            slots.keep(stays)
+
+    @torch.no_grad()
+    def _flags(self, slots: Slots, real: Tensor) -> Tensor:
+        """bool ``[batch, heads, q]``: F of this call's tokens."""
+        reading: Reading = slots.state
+        assert slots.hidden is not None
+        if reading.gates is None:
+            path = self._file(slots.module)
+            reading.gates = _gates(path, _stamp(path), wide(slots.hidden.dtype), str(slots.hidden.device))
+        gate: Any = reading.gates[str(slots.layer)]
+        memory = None
+        if self.decode == "gate" and gate.heads:
+            if not slots.fresh and slots.layer not in reading.memory:
+                raise ValueError("decode='gate': this cache was copied from another policy's, whose gates saw nothing")
+            memory = reading.memory.setdefault(slots.layer, Memory())
+        scores = gate(slots.hidden, real, reading.gates.context == "prefix" or not slots.fresh, memory)
+        if memory is not None:
+            slots.aside = memory.nbytes
+        return scores > self.tau
+
+    def _file(self, module: Any) -> Path:
+        """The file with the gates, by any attention module of the model."""
+        if self.parts:
+            return Path(self.parts)
+        found = beside(module, FILE)
+        if found is None:
+            model = getattr(module.config, "_name_or_path", "") or f"this {module.config.model_type}"
+            raise ValueError(f"parts: no {FILE} beside {model}; train it with: heedful kv train gate --model {model}")
+        return found
+
+
+def retention(cache: EvictingCache) -> Tensor:
+    """Share of the tokens so far that is stored, ``[layers, batch, KV heads]`` float64, counted from the entries.
+
+    One minus its mean is the eviction rate.
+    """
+    found = []
+    for layer in cache.evicting:
+        slots = cache.slots(layer)
+        length = slots.length[:, None] if isinstance(slots.length, Tensor) else slots.length
+        found.append(slots.counts.double() / length)
+    return torch.stack(found)
+
+
+def check_fits(parts: Parts, model: Any, source: str) -> None:
+    """Raises ValueError unless the gates were trained for ``model`` as it is.
+
+    Gates that were trained together with LoRA weights belong to the model that carries these.
+    """
+    carried = parts.settings.get("carried")
+    if carried is None:
+        check(parts, model, source)
+        return
+    mine = torch.tensor(likeness(model)["weights"])
+    plain, merged = torch.tensor(parts.model["weights"]), torch.tensor(carried)
+    if mine.shape == plain.shape and (mine - plain).abs().sum() < (mine - merged).abs().sum():
+        check(parts, model, source)
+        raise ValueError(
+            f"{source}: these gates were trained together with LoRA weights, which the model must carry: call "
+            "heedful.kv.gate_training.carry(model, parts) first"
+        )
+    check(Parts(parts.kind, {}, {}, {**parts.model, "weights": carried}), model, source)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is written anew."""
+    if not path.is_file():
+        return (0, 0)
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
+@lru_cache(maxsize=16)
+def _load(path: Path, stamp: tuple[int, int]) -> Parts:
+    return load(path, KIND)
+
+
+@lru_cache(maxsize=16)
+def _gates(path: Path, stamp: tuple[int, int], dtype: torch.dtype, device: str) -> Gates:
+    gates = Gates.of(_load(path, stamp), str(path)).to(dtype=dtype, device=device)
+    gates.requires_grad_(False)
+    return gates

@@ -1,0 +1,566 @@
+"""Training of attention gates: the base frozen, or together with LoRA weights on a task.
+
+Zeng et al., "In-context KV-Cache Eviction for LLMs via Attention-Gate", arXiv 2410.12876. Attention is computed as if
+what a gate does not let through were not there, for query i and key j
+
+    w_ij = 1 if j = i, or j < keep_first, or i - j < keep_last; else F_j,
+    out_i = sum_j p_ij w_ij v_j / sum_j p_ij w_ij,
+
+and F_j takes its gradient from G_j (straight through): F~ = G + stop(F - G). The loss is
+
+    L + alpha * mean over layers of | mean(G_l) - beta |.
+
+The masked forward pass is the one that :class:`~heedful.kv.attention_gate.AttentionGate` computes with the entries
+gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from heedful.kv.attention import BLOCK, grouped, wide
+from heedful.kv.attention_gate import CONTEXTS, Gates, attentions
+from heedful.kv.base import check_count
+from heedful.kv.parts import Parts, check, likeness, store
+
+NAME = "heedful-gates"
+_STASH = "_heedful_gate"
+_STEEPEST = 1e4
+"""The largest share of attention that one token out of sight may have, of all that is in sight, in the gradient."""
+SAVE_EVERY_S = 60.0
+COOL_DOWN = 0.25
+"""Last share of the training over which the learning rates fall to zero."""
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """How gates are trained.
+
+    Args:
+        context: what a gate sees: ``"prefix"``, the tokens before, as a loss on all tokens requires; ``"prompt"``: all
+            tokens before the first one that the loss counts, and only these have gates.
+        heads: h', heads of MHA'; 0 for a linear gate without context.
+        size: d', of each of them.
+        beta: wanted mean of G, in [0, 1]: one minus the wanted eviction rate.
+        alpha: weight of the eviction loss, at least 0.
+        one_sided: only a mean above beta costs.
+        tau: scores above it are let through, in (0, 1).
+        keep_first: first tokens that are always seen.
+        keep_last: newest tokens that are always seen, the token itself included.
+        bias: b_g at the start; +2 lets everything through.
+        gate_rate: learning rate of the gates; 0 leaves them as they begin.
+        lora: rank of LoRA weights on the q and v projections that are trained too; 0 for none, the base stays frozen.
+        lora_rate: learning rate of the LoRA weights.
+        steps: of the optimiser, at most.
+        minutes: of training at most, resumed parts included; None for no limit. With a limit the result depends on
+            the machine's speed.
+        batch: sequences per step.
+        warm_up: first share of the training over which alpha rises from 0.
+        seed: of the gates and of the order of the data.
+
+    Raises ValueError for a setting out of its range.
+    """
+
+    context: Literal["prefix", "prompt"] = "prefix"
+    heads: int = 4
+    size: int = 32
+    beta: float = 0.3
+    alpha: float = 1.0
+    one_sided: bool = False
+    tau: float = 0.5
+    keep_first: int = 1
+    keep_last: int = 0
+    bias: float = 2.0
+    gate_rate: float = 1e-3
+    lora: int = 0
+    lora_rate: float = 2e-4
+    steps: int = 1000
+    minutes: float | None = None
+    batch: int = 8
+    warm_up: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context not in CONTEXTS:
+            raise ValueError(f"context={self.context!r}: must be 'prefix' or 'prompt'")
+        for name, least in (
+            ("heads", 0), ("size", 1), ("keep_first", 0), ("keep_last", 0), ("lora", 0), ("steps", 1), ("batch", 1),
+            ("seed", 0),
+        ):  # fmt: skip
+            check_count(name, getattr(self, name), least)
+        for name, low, high in (("beta", 0, 1), ("warm_up", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: must be within [{low}, {high}]")
+        for name in ("alpha", "gate_rate", "lora_rate"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name}={getattr(self, name)}: must be a number >= 0")
+        if not 0 < self.tau < 1:
+            raise ValueError(f"tau={self.tau}: must be within (0, 1)")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes={self.minutes}: must be a number > 0, or None")
+
+
+# attention with what is not let through out of sight
+
+
+class _Gated(torch.autograd.Function):
+    """Attention with the weights w; rows in blocks, forwards and backwards, so that no n x n matrix is ever held."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, weight: Tensor, real: Tensor, near: int
+    ) -> Tensor:
+        """``query [b, s, g, n, d]`` (scaled), ``key, value [b, s, n, d]``, ``weight [b, s, n]``; like the query."""
+        n = query.shape[3]
+        out = query.new_empty(*query.shape[:4], value.shape[-1])
+        total = query.new_empty(query.shape[:4])
+        for start in range(0, n, BLOCK):
+            stop = min(start + BLOCK, n)
+            logits, pair, _ = _block(query, key, weight, real, near, start, stop)
+            logits = logits + pair.log()
+            total[..., start:stop] = logits.logsumexp(-1)
+            probs = (logits - total[..., start:stop, None]).exp()
+            out[..., start:stop, :] = probs @ value[:, :, None, :stop]
+        ctx.save_for_backward(query, key, value, weight, real, out, total)
+        ctx.near = near
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weight, real, out, total = ctx.saved_tensors
+        (grad,) = grads
+        d_query, d_weight = torch.empty_like(query), torch.zeros_like(weight)
+        d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
+        n = query.shape[3]
+        for start in range(0, n, BLOCK):
+            stop = min(start + BLOCK, n)
+            logits, pair, free = _block(query, key, weight, real, ctx.near, start, stop)
+            share = (logits - total[..., start:stop, None]).clamp_(max=math.log(_STEEPEST)).exp_()
+            rows = grad[..., start:stop, :]
+            change = rows @ value[:, :, None, :stop].transpose(-1, -2)
+            change -= (rows * out[..., start:stop, :]).sum(-1, keepdim=True)
+            probs = share * pair
+            d_value[:, :, :stop] += (probs.transpose(-1, -2) @ rows).sum(2)
+            d_weight[:, :, :stop] += (share * change).mul_(free).sum((2, 3))
+            d_logits = probs.mul_(change)
+            d_query[..., start:stop, :] = d_logits @ key[:, :, None, :stop]
+            d_key[:, :, :stop] += (d_logits.transpose(-1, -2) @ query[..., start:stop, :]).sum(2)
+        return d_query, d_key, d_value, d_weight, None, None
+
+
+def _block(
+    query: Tensor, key: Tensor, weight: Tensor, real: Tensor, near: int, start: int, stop: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of some rows ``[b, s, g, r, stop]``, -inf for what comes later; w and where it is F, broadcastable."""
+    logits = query[..., start:stop, :] @ key[:, :, None, :stop].transpose(-1, -2)
+    row = torch.arange(start, stop, device=query.device)[:, None]
+    column = torch.arange(stop, device=query.device)
+    logits = logits.masked_fill_(column > row, -torch.inf)
+    always = (row == column) | ((row - column < near) & (row >= column) & real[:, None, None, None, :stop])
+    pair = torch.where(always, 1.0, weight[:, :, None, None, :stop])
+    return logits, pair, ~always
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, weight: Tensor, real: Tensor, scale: float, near: int = 1
+) -> Tensor:
+    """Causal attention in which key j counts ``weight[j]`` times, but for the ``near`` newest keys of each query.
+
+    Args:
+        query: ``[batch, query heads, n, d]``.
+        key: ``[batch, stored heads, n, d]``.
+        value: ``[batch, stored heads, n, dv]``.
+        weight: ``[batch, stored heads, n]``, at least 0; differentiable, also where it is 0.
+        real: bool ``[batch, n]``, which tokens are not padding; the weight of padding must be 0.
+        scale: factor on the logits.
+        near: newest keys that each query sees whatever their weight, itself included.
+
+    Returns:
+        ``[batch, n, query heads, dv]``; computed in float32 or wider.
+    """
+    dtype = wide(query.dtype)
+    packed = grouped(query.to(dtype), key.shape[1], scale)
+    out = _Gated.apply(packed, key.to(dtype), value.to(dtype), weight.to(dtype), real, max(1, near))
+    return out.flatten(1, 2).transpose(1, 2).to(query.dtype)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    stash = module.__dict__.pop(_STASH, None)
+    if stash is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    for option in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(option) is not None:
+            raise ValueError(f"model family {module.config.model_type!r}: attention with {option} is not supported")
+    scale = kwargs.get("scaling")
+    weight, real, near = stash
+    return attend(query, key, value, weight, real, query.shape[-1] ** -0.5 if scale is None else scale, near), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@dataclass
+class Noted:
+    """What the gates said in one forward pass.
+
+    Attributes:
+        scores: by layer, G ``[batch, heads, n]``.
+        flags: by layer, F, likewise.
+        gated: bool ``[batch, n]``: the tokens that have a gate.
+    """
+
+    gated: Tensor
+    scores: dict[int, Tensor] = field(default_factory=dict)
+    flags: dict[int, Tensor] = field(default_factory=dict)
+
+    def means(self, of: Mapping[int, Tensor]) -> Tensor:
+        """``[layers]``: means over gated tokens and heads."""
+        share = self.gated[:, None]
+        return torch.stack([(x * share).sum() / (share.sum() * x.shape[1]).clamp(min=1) for x in of.values()])
+
+
+@contextmanager
+def gated(model: Any, gates: Gates, real: Tensor, prompt: Tensor, settings: GateSettings) -> Iterator[Noted]:
+    """While this lasts, the model's forward passes over one batch hide what the gates do not let through.
+
+    Args:
+        model: a Hugging Face causal language model.
+        gates: its gates.
+        real: bool ``[batch, n]``: which tokens are not padding.
+        prompt: bool ``[batch, n]``: the prompt, for gates whose context it is.
+        settings: of the training; tau, keep_first and keep_last are read.
+    """
+    own = real & prompt if gates.context == "prompt" else real
+    first = (real.cumsum(1) - 1 < settings.keep_first) | (real & ~own)
+    noted = Noted(own)
+
+    def listen(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        score = gates[str(module.layer_idx)](hidden, own, gates.context == "prefix")
+        flag = (score > settings.tau).to(score.dtype)
+        noted.scores[module.layer_idx], noted.flags[module.layer_idx] = score, flag
+        weight = torch.where(first[:, None], 1.0, score + (flag - score).detach()) * real[:, None]
+        setattr(module, _STASH, (weight, real, settings.keep_last))
+
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    hooks = [
+        module.register_forward_pre_hook(listen, with_kwargs=True)
+        for layer, module in attentions(model).items()
+        if str(layer) in gates
+    ]
+    try:
+        yield noted
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.set_attn_implementation(before)
+
+
+def eviction_loss(means: Tensor, beta: float, one_sided: bool = False) -> Tensor:
+    """Mean over layers of ``|mean(G_l) - beta|``; one-sided: of ``max(0, mean(G_l) - beta)``."""
+    return ((means - beta).clamp(min=0) if one_sided else (means - beta).abs()).mean()
+
+
+# LoRA on the q and v projections
+
+
+class Lora(nn.Module):
+    """Low-rank additions to the q and v projections of a model's gated layers; twice ``up @ down`` is added.
+
+    Args:
+        model: the model.
+        rank: of the additions.
+        seed: of ``down``; ``up`` begins as zero.
+
+    Raises ValueError if the model has no separate q and v projections.
+    """
+
+    SCALE = 2.0
+    PLACES = ("q_proj", "v_proj")
+
+    def __init__(self, model: Any, rank: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = nn.ParameterDict()
+        for layer, module in attentions(model).items():
+            for name in self.PLACES:
+                if not hasattr(module, name):
+                    raise ValueError(f"lora={rank}: model family {model.config.model_type!r} has no {name}")
+                weight = getattr(module, name).weight
+                down = torch.randn(rank, weight.shape[1], generator=generator) / weight.shape[1] ** 0.5
+                place = f"{layer}/{name}"
+                self.weights[f"{place}/down"] = nn.Parameter(down.to(weight.device, wide(weight.dtype)))
+                up = weight.new_zeros(weight.shape[0], rank, dtype=wide(weight.dtype))
+                self.weights[f"{place}/up"] = nn.Parameter(up)
+
+    @contextmanager
+    def added(self, model: Any) -> Iterator[None]:
+        """While this lasts, the model computes with the additions."""
+
+        def add(place: str) -> Any:
+            down, up = self.weights[f"{place}/down"], self.weights[f"{place}/up"]
+
+            def hook(_: Any, args: tuple[Any, ...], out: Tensor) -> Tensor:
+                return out + (args[0].to(down.dtype) @ down.T @ up.T).mul(self.SCALE).to(out.dtype)
+
+            return hook
+
+        with ExitStack() as stack:
+            for layer, module in attentions(model).items():
+                for name in self.PLACES:
+                    hook = getattr(module, name).register_forward_hook(add(f"{layer}/{name}"))
+                    stack.callback(hook.remove)
+            yield
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored."""
+        return {"lora." + place.replace("/", "."): x.detach() for place, x in self.weights.items()}
+
+
+def carry(model: Any, parts: Parts) -> None:
+    """Adds the LoRA weights that gates were trained with to the model's own, in place.
+
+    Args:
+        model: the model that they were trained on, as it was.
+        parts: the gates, from :func:`~heedful.kv.parts.load`.
+
+    Raises ValueError if there are none, or they were trained on another model.
+    """
+    if parts.settings.get("carried") is None:
+        raise ValueError("parts: these gates were trained without LoRA weights; there is nothing to carry")
+    check(parts, model, "parts")
+    _merge(model, parts.tensors)
+
+
+@torch.no_grad()
+def _merge(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    for layer, module in attentions(model).items():
+        for name in Lora.PLACES:
+            down, up = (tensors[f"lora.{layer}.{name}.{x}"] for x in ("down", "up"))
+            weight = getattr(module, name).weight
+            weight += (Lora.SCALE * up @ down).to(weight.device, weight.dtype)
+
+
+@torch.no_grad()
+def _carried(model: Any, tensors: Mapping[str, Tensor]) -> list[float]:
+    """What the model is known by when it carries the LoRA weights."""
+    weights = [getattr(module, name).weight for module in attentions(model).values() for name in Lora.PLACES]
+    before = [weight.clone() for weight in weights]
+    try:
+        _merge(model, tensors)
+        found: list[float] = likeness(model)["weights"]
+    finally:
+        for weight, own in zip(weights, before):
+            weight.copy_(own)
+    return found
+
+
+# the training itself
+
+
+def train_gate(
+    model: Any,
+    sequences: Sequence[tuple[Tensor, Tensor]],
+    out: Path,
+    *,
+    settings: GateSettings,
+    state: Path,
+    progress: Callable[[int, int, float | None], None],
+) -> Parts:
+    """Trains gates for a model and stores them.
+
+    Args:
+        model: a Hugging Face causal language model; its weights stay as they are.
+        sequences: token ids ``[T]`` int64, and bool ``[T]``: which of them, predicted from those before, count in the
+            loss. A step's loss is the mean over a sequence's tokens that count, then over the batch.
+        out: where the gates go; with LoRA weights, these go into the same file (see :func:`carry`).
+        settings: how.
+        state: where the training saves itself once a minute. If the file is there, the training goes on from it, to
+            the result that it would have had without the break; removed at the end.
+        progress: told, after every step, the steps done, all steps and the loss.
+
+    Returns:
+        what was stored.
+
+    Raises ValueError if the model is not supported, a sequence cannot be trained on, or the state belongs to another
+    training.
+    """
+    _check_sequences(sequences)
+    run = _Run(model, sequences, settings)
+    if state.is_file():
+        run.restore(state)
+    frozen = [(weight, weight.requires_grad) for weight in model.parameters()]
+    training = model.training
+    model.eval().requires_grad_(False)
+    try:
+        saved = time.monotonic()
+        while run.done < 1:
+            loss = run.advance()
+            progress(run.step, settings.steps, loss)
+            if time.monotonic() - saved >= SAVE_EVERY_S:
+                run.save(state)
+                saved = time.monotonic()
+        parts = run.parts()
+    finally:
+        for weight, needed in frozen:
+            weight.requires_grad_(needed)
+        model.train(training)
+    store(out, parts)
+    state.unlink(missing_ok=True)
+    return parts
+
+
+def _check_sequences(sequences: Sequence[tuple[Tensor, Tensor]]) -> None:
+    if not sequences:
+        raise ValueError("sequences: there are none to train on")
+    for index, (tokens, counts) in enumerate(sequences):
+        if tokens.ndim != 1 or tokens.shape != counts.shape:
+            raise ValueError(f"sequences[{index}]: tokens and mask must be of one length, and of one dimension")
+        if not bool(counts[1:].any()):
+            raise ValueError(f"sequences[{index}]: no token after the first counts in the loss")
+
+
+class _Run:
+    """A training under way: everything that is saved and resumed."""
+
+    def __init__(self, model: Any, sequences: Sequence[tuple[Tensor, Tensor]], settings: GateSettings) -> None:
+        self.model, self.sequences, self.settings = model, sequences, settings
+        weight = next(model.parameters())
+        self.gates = Gates.new(
+            model, settings.context, settings.heads, settings.size, settings.bias, settings.seed
+        ).to(weight.device, wide(weight.dtype))
+        self.lora = Lora(model, settings.lora, settings.seed + 1) if settings.lora else None
+        self.rates = [settings.gate_rate, settings.lora_rate]
+        groups: list[dict[str, Any]] = [{"params": list(module.parameters())} for module in self._trained.values()]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.step, self.seconds = 0, 0.0
+        self.recent: dict[str, float] = {}
+
+    @property
+    def done(self) -> float:
+        """Share of the training that is over."""
+        limit = self.settings.minutes
+        return max(self.step / self.settings.steps, 0.0 if limit is None else self.seconds / (60 * limit))
+
+    def advance(self) -> float:
+        """One step; returns its loss, without the eviction loss."""
+        began = time.monotonic()
+        settings, done = self.settings, self.done
+        chosen = torch.randint(len(self.sequences), (settings.batch,), generator=self.generator).tolist()
+        tokens, counts, real = _padded([self.sequences[i] for i in chosen], next(self.model.parameters()).device)
+        loss, noted = self.losses(tokens, counts, real)
+        means = noted.means(noted.scores)
+        alpha = settings.alpha * min(1.0, (done + 1 / settings.steps) / settings.warm_up if settings.warm_up else 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + alpha * eviction_loss(means, settings.beta, settings.one_sided)).backward()
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=False):
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+            group["lr"] = rate * min(1.0, (1 - done) / COOL_DOWN)
+        self.optimizer.step()
+        flags = noted.means(noted.flags)
+        self._note(loss=loss.item(), mean_score=means.mean().item(), mean_flag=flags.mean().item())
+        self.step += 1
+        self.seconds += time.monotonic() - began
+        return loss.item()
+
+    def losses(self, tokens: Tensor, counts: Tensor, real: Tensor) -> tuple[Tensor, Noted]:
+        """The loss on the tokens that count, and what the gates said."""
+        prompt = counts.cumsum(1) == 0
+        rows, columns = counts[:, 1:].nonzero(as_tuple=True)
+        needed, place = columns.unique(return_inverse=True)
+        with ExitStack() as stack:
+            if self.lora is not None:
+                stack.enter_context(self.lora.added(self.model))
+            noted = stack.enter_context(gated(self.model, self.gates, real, prompt, self.settings))
+            logits = self.model(
+                tokens,
+                attention_mask=None if bool(real.all()) else real.long(),
+                position_ids=(real.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=needed,
+            ).logits
+        nats = F.cross_entropy(logits[rows, place].float(), tokens[rows, columns + 1], reduction="none")
+        return (nats / counts[:, 1:].sum(1)[rows]).sum() / len(tokens), noted
+
+    def _note(self, **values: float) -> None:
+        """Running means over about the last 50 steps."""
+        for name, value in values.items():
+            before = self.recent.get(name, value)
+            self.recent[name] = before + max(0.02, 1 / (self.step + 1)) * (value - before)
+
+    def parts(self) -> Parts:
+        """What has been learned so far."""
+        settings = {**asdict(self.settings), "trained_steps": self.step, **self.recent}
+        parts = self.gates.parts(self.model, settings)
+        if self.lora is None:
+            return parts
+        added = self.lora.tensors()
+        settings = {**parts.settings, "carried": _carried(self.model, added)}
+        return Parts(parts.kind, {**parts.tensors, **added}, settings, parts.model)
+
+    @property
+    def _trained(self) -> dict[str, nn.Module]:
+        return {"gates": self.gates} | ({} if self.lora is None else {"lora": self.lora})
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree with."""
+        data = hashlib.sha256()
+        for tokens, counts in self.sequences:
+            data.update(tokens.cpu().numpy().tobytes() + counts.bool().cpu().numpy().tobytes())
+        return {"settings": asdict(self.settings), "model": likeness(self.model), "data": data.hexdigest()}
+
+    def save(self, path: Path) -> None:
+        """Writes the state, atomically."""
+        state: dict[str, Any] = {name: module.state_dict() for name, module in self._trained.items()}
+        state |= {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        state |= {"step": self.step, "seconds": self.seconds, "recent": self.recent, "identity": self._identity}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Goes on from a saved state. Raises ValueError, naming it, if it cannot be read or is of another training."""
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"state: {path} cannot be read ({str(error).splitlines()[0]}); remove it") from error
+        for name, value in self._identity.items():
+            if state["identity"][name] != value:
+                raise ValueError(f"state: {path} is of another training (its {name} differ); remove it or name another")
+        for name, module in self._trained.items():
+            module.load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.step, self.seconds, self.recent = state["step"], state["seconds"], state["recent"]
+
+
+def _padded(chosen: Sequence[tuple[Tensor, Tensor]], device: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, what counts and what is real, each ``[batch, longest]``, padded on the right."""
+    tokens = nn.utils.rnn.pad_sequence([tokens for tokens, _ in chosen], batch_first=True)
+    counts = nn.utils.rnn.pad_sequence([counts.bool() for _, counts in chosen], batch_first=True)
+    lengths = torch.tensor([len(tokens) for tokens, _ in chosen])
+    real = torch.arange(tokens.shape[1]) < lengths[:, None]
+    return tokens.to(device), counts.to(device), real.to(device)
