@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from heedful.kv.base import Budgeted, Policy, Reads, Share, Sized
     from heedful.kv.baselines import Clairvoyant, Full, Local, Random
     from heedful.kv.cache import EvictingCache, Usage
+    from heedful.kv.cake import CAKE
     from heedful.kv.criticalkv import AdaCriticalKV, CriticalKV
     from heedful.kv.defensive_kv import DefensiveKV, LayerDefensiveKV
     from heedful.kv.foresight import Foresight
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from heedful.kv.lookahead_kv import LookaheadKV
     from heedful.kv.oracle import Oracle
     from heedful.kv.prefill import Prefill
+    from heedful.kv.pyramidkv import PyramidKV
     from heedful.kv.raas import RaaS
     from heedful.kv.slots import Slots
     from heedful.kv.snapkv import SnapKV
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from heedful.kv.tova import TOVA
 
 __all__ = [
+    "CAKE",
     "H2O",
     "LAQ",
     "TOVA",
@@ -55,6 +58,7 @@ __all__ = [
     "Oracle",
     "Policy",
     "Prefill",
+    "PyramidKV",
     "RaaS",
     "Random",
     "Reads",
@@ -71,6 +75,7 @@ _HOME = {
     "AdaCriticalKV": "criticalkv", "AdaKV": "adakv", "CriticalKV": "criticalkv",
     "DefensiveKV": "defensive_kv", "LayerDefensiveKV": "defensive_kv",
     "Budgeted": "base", "Policy": "base", "Reads": "base", "Share": "base", "Sized": "base",
+    "CAKE": "cake", "PyramidKV": "pyramidkv",
     "Clairvoyant": "baselines", "Full": "baselines", "Local": "baselines", "Random": "baselines",
     "EvictingCache": "cache", "Usage": "cache",
     "Foresight": "foresight", "LAQ": "laq", "LookaheadKV": "lookahead_kv", "Oracle": "oracle", "SpecKV": "spec_kv",
