@@ -22,6 +22,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from heedful.kv.replay import record
+
 torch.set_num_threads(1)
 
 SIZES = dict(
@@ -140,3 +142,42 @@ def reference(generate: Any) -> Callable[..., Any]:
             model.set_attn_implementation(before)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def observed() -> Callable[..., Any]:
+    """``observed(model, ids, window)``: per layer the last rows and the values that one pass over a prompt leaves.
+
+    Rows ``[KV heads, group, window, S]``, values ``[KV heads, S, d]``, of one sequence, computed without a policy.
+    """
+
+    def look(model: Any, ids: Tensor, window: int) -> list[tuple[Tensor, Tensor]]:
+        rows = record(model, ids)
+        cache = DynamicCache(config=model.config)
+        before = model.config._attn_implementation
+        model.set_attn_implementation("sdpa")
+        with torch.no_grad():
+            model(ids, past_key_values=cache)
+        model.set_attn_implementation(before)
+        return [(r[0, :, :, -window:], layer.values[0]) for r, layer in zip(rows, cache.layers)]
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def snap_scores() -> Callable[..., list[list[float]]]:
+    """``snap_scores(rows, kernel)``: SnapKV's score of every entry before the window, spelt out."""
+
+    def score(rows: Tensor, kernel: int) -> list[list[float]]:
+        heads, group, window, length = rows.shape
+        half, found = kernel // 2, []
+        for k in range(heads):
+            mine = []
+            for i in range(length - window):
+                near = range(max(0, i - half), min(length - window, i + half + 1))
+                total = sum(float(rows[k, g, j, n]) for g in range(group) for j in range(window) for n in near)
+                mine.append(total / kernel / window / group)
+            found.append(mine)
+        return found
+
+    return score

@@ -44,18 +44,21 @@ def projection_of(module: Any, values: Tensor) -> Tensor | None:
 
     None if the module has no ``o_proj`` with a plain floating-point weight that fits ``values``.
     """
-    weight = getattr(getattr(module, "o_proj", None), "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
-        return None
-    return weight if weight.shape[1] % (values.shape[1] * values.shape[3]) == 0 else None
+    weight = _weight(module)
+    return None if weight is None or weight.shape[1] % (values.shape[1] * values.shape[3]) else weight
 
 
 def check_projection(model: Any, policy: str) -> None:
-    """Warns, once per cache, if no attention module of the model has a usable output projection."""
-    weights = (getattr(getattr(module, "o_proj", None), "weight", None) for module in model.modules())
-    if not any(isinstance(weight, Tensor) and weight.is_floating_point() for weight in weights):
+    """Warns, once per cache, if no attention module of the model has an output projection that can be read."""
+    if all(_weight(module) is None for module in model.modules()):
         warnings.warn(
             f"{policy}: the attention modules of {model.config.model_type!r} have no plain o_proj.weight, so entries "
             "are judged by attention alone",
             stacklevel=5,
         )
+
+
+def _weight(module: Any) -> Tensor | None:
+    weight = getattr(getattr(module, "o_proj", None), "weight", None)
+    plain = isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
+    return weight if plain else None
