@@ -40,6 +40,9 @@ step, None before the first."""
 SAVE_EVERY_S = 30.0
 """Seconds between two saves of the state; it is also saved when training is interrupted."""
 
+HELD_BYTES = 1 << 30
+"""Bytes of ground truth that are held for batches that come again; that of other batches is worked out again."""
+
 
 @dataclass(frozen=True)
 class LookaheadSettings:
@@ -147,8 +150,10 @@ def lookahead_loss(foreseen: Mapping[int, Tensor], truth: Mapping[int, Tensor]) 
     for layer, s in foreseen.items():
         g = truth[layer].to(s.dtype)
         g = g / g.sum(dim=-1, keepdim=True)
-        s = s / s.sum(dim=-1, keepdim=True)
-        total.append((torch.xlogy(g, g) - g * s.clamp(min=torch.finfo(s.dtype).tiny).log()).sum(dim=-1).mean())
+        # As a difference of logarithms: a head may give the prompt next to nothing, whose inverse overflows.
+        least = torch.finfo(s.dtype).tiny
+        log_s = s.clamp(min=least).log() - s.sum(dim=-1, keepdim=True).clamp(min=least).log()
+        total.append((torch.xlogy(g, g) - g * log_s).sum(dim=-1).mean())
     return torch.stack(total).mean()
 
 
@@ -193,6 +198,7 @@ class _Training:
         self.steps = settings.steps or len(self.batches)
         self.step, self.seconds, self.loss = 0, 0.0, float("nan")
         self._truth: dict[int, dict[int, Tensor]] = {}
+        self._held = 0
         self._resume()
 
     @property
@@ -266,8 +272,10 @@ class _Training:
         counted = before_end(self.model, answers)
         found = attention_of(cache, embedded(self.model, answers), counted)
         truth = {layer: (g / g.sum(dim=-1, keepdim=True)).half() for layer, g in found.items()}
-        if self.settings.minutes is not None or self.steps > len(self.batches):
+        again = self.settings.minutes is not None or self.steps > len(self.batches)
+        if again and self._held < HELD_BYTES:
             self._truth[batch] = truth
+            self._held += sum(g.nbytes for g in truth.values())
         return truth
 
     def _resume(self) -> None:
