@@ -1,0 +1,634 @@
+"""CAKE: how the pool is shared out, what the cascade leaves, and what decides inside a layer."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from heedful.kv import CAKE, Full, Share, Slots, SnapKV
+from heedful.kv.attention import Seen
+from heedful.kv.cake import Allocation, dispersion, moments, shift
+from heedful.kv.layer_budgets import reference_budgets, shares, whole
+from heedful.kv.replay import record
+
+WINDOW = 4
+
+
+def cake(budget: Any = 12, **options: Any) -> CAKE:
+    return CAKE(budget, **{"observation_window": WINDOW, **options})
+
+
+def budgets_of(preference: Sequence[float], pool: int, cap: int) -> list[int]:
+    """Final budgets of one prompt."""
+    exact = shares(torch.tensor([preference], dtype=torch.float64), torch.tensor([pool]), torch.tensor([cap]))
+    found: list[int] = whole(exact, torch.tensor([min(pool, cap * len(preference))]))[0].tolist()
+    return found
+
+
+# the pool, shared out
+
+preferences = st.lists(st.one_of(st.integers(0, 9), st.floats(1e-6, 1e3)), min_size=1, max_size=12).filter(any)
+
+
+def poured(preference: Sequence[float], pool: int, cap: int) -> list[Fraction]:
+    """Water-filling as the paper's rule says it, in exact arithmetic: cap, share the rest again, until it fits."""
+    weight, full = [Fraction(p) for p in preference], set[int]()
+    pool = min(pool, cap * len(weight))
+    while True:
+        rest = [i for i in range(len(weight)) if i not in full]
+        left, total = pool - cap * len(full), sum(weight[i] for i in rest)
+        share = {i: Fraction(left) * (weight[i] / total if total else Fraction(1, len(rest))) for i in rest}
+        over = {i for i in rest if share[i] > cap}
+        if not over:
+            return [share.get(i, Fraction(cap)) for i in range(len(weight))]
+        full |= over
+
+
+@settings(max_examples=120, deadline=None)
+@given(preferences, st.integers(0, 500), st.integers(0, 60))
+def test_water_filling_adds_up_stays_under_the_cap_and_gives_larger_preferences_no_less(
+    preference: list[float], pool: int, cap: int
+) -> None:
+    budgets = budgets_of(preference, pool, cap)
+    assert sum(budgets) == min(pool, cap * len(preference))
+    assert all(0 <= b <= cap for b in budgets)
+    exact = poured(preference, pool, cap)
+    assert all(abs(b - x) < 1 + 1e-6 for b, x in zip(budgets, exact))
+    for (p, b), (q, c) in itertools.permutations(zip(preference, budgets), 2):
+        assert b >= c or p <= q * (1 + 1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(any), st.integers(0, 14), st.integers(0, 6))
+def test_water_filling_equals_brute_force(preference: list[int], pool: int, cap: int) -> None:
+    """Of all whole budgets that add up: closest to the exact shares; of equally close, the lower layers get more."""
+    exact, total = poured(preference, pool, cap), min(pool, cap * len(preference))
+    legal = [b for b in itertools.product(range(cap + 1), repeat=len(preference)) if sum(b) == total]
+    best = min(legal, key=lambda b: (sum((x - y) ** 2 for x, y in zip(exact, b)), [-y for y in b]))
+    assert tuple(budgets_of(preference, pool, cap)) == best
+
+
+@settings(max_examples=100, deadline=None)
+@given(preferences, st.integers(0, 300), st.integers(1, 60), st.integers(-20, 20))
+def test_scaling_all_preferences_changes_nothing(preference: list[float], pool: int, cap: int, power: int) -> None:
+    assert budgets_of([p * 2.0**power for p in preference], pool, cap) == budgets_of(preference, pool, cap)
+
+
+def test_scaling_by_any_constant_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        preference = torch.rand(8, generator=generator, dtype=torch.float64).exp()
+        assert budgets_of((preference * 0.3721).tolist(), 333, 90) == budgets_of(preference.tolist(), 333, 90)
+
+
+@settings(max_examples=100, deadline=None)
+@given(preferences, st.integers(0, 300), st.integers(1, 60))
+def test_a_larger_pool_gives_no_layer_a_smaller_share(preference: list[float], pool: int, cap: int) -> None:
+    """Of the exact shares; whole numbers by largest remainder may lose one (the Alabama paradox)."""
+    both = [
+        shares(torch.tensor([preference], dtype=torch.float64), torch.tensor([t]), torch.tensor([cap]))
+        for t in (pool, pool + 1)
+    ]
+    assert (both[1] >= both[0] - 1e-9).all()
+    few, more = budgets_of(preference, pool, cap), budgets_of(preference, pool + 1, cap)
+    assert all(b >= a - 1 for a, b in zip(few, more))
+
+
+@given(st.integers(1, 12), st.integers(0, 300), st.integers(0, 40), st.floats(1e-3, 1e3))
+def test_equal_preferences_differ_by_at_most_one(layers: int, pool: int, cap: int, p: float) -> None:
+    budgets = budgets_of([p] * layers, pool, cap)
+    assert max(budgets) - min(budgets) <= 1 and budgets == sorted(budgets, reverse=True)
+
+
+def test_one_layer_gets_the_pool() -> None:
+    assert budgets_of([3.7], 50, 80) == [50]
+    assert budgets_of([3.7], 50, 30) == [30]
+
+
+def test_a_batch_is_shared_out_item_by_item() -> None:
+    generator = torch.Generator().manual_seed(3)
+    preference = torch.rand(6, 5, generator=generator, dtype=torch.float64) ** 3
+    preference[2] = 0
+    pool, cap = torch.tensor([40, 7, 33, 99, 12, 60]), torch.tensor([9, 20, 14, 11, 30, 13])
+    together = whole(shares(preference, pool, cap), torch.minimum(pool, 5 * cap))
+    for i in range(6):
+        assert together[i].tolist() == budgets_of(preference[i].tolist(), int(pool[i]), int(cap[i]))
+
+
+def test_what_is_zero_or_not_finite_shares_equally_what_others_cannot_take() -> None:
+    assert budgets_of([0, 0, 0], 10, 8) == [4, 3, 3]
+    assert budgets_of([math.nan, math.inf, 0], 10, 8) == [4, 3, 3]
+    assert budgets_of([0, 5, 0], 12, 8) == [2, 8, 2]
+    assert budgets_of([1, math.nan, 1], 12, 8) == [6, 0, 6]
+
+
+@settings(max_examples=120, deadline=None)
+@given(preferences, st.integers(0, 500), st.integers(0, 60))
+def test_budgets_only_shrink_from_layer_to_layer_and_end_below_every_ceiling(
+    preference: list[float], pool: int, cap: int
+) -> None:
+    """What the cascade's exactness rests on, and its memory: no stage holds more than the pool and one per layer."""
+    previous = [cap] * len(preference)
+    for m in range(1, len(preference) + 1):
+        exact = shares(torch.tensor([preference[:m]], dtype=torch.float64), torch.tensor([pool]), torch.tensor([cap]))
+        ceilings = exact[0].ceil().long().tolist()
+        assert all(now <= before for now, before in zip(ceilings, previous))
+        assert sum(ceilings) <= pool + m
+        previous[:m] = ceilings
+    assert all(b <= c for b, c in zip(budgets_of(preference, pool, cap), previous))
+
+
+def test_reference_rounding_is_not_monotone_and_may_fall_short() -> None:
+    """Why its cascade may lose what its final budgets would keep."""
+    generator = torch.Generator().manual_seed(0)
+    grown = short = 0
+    for cap in [40, 100] * 50:
+        preference = torch.rand(1, 8, generator=generator, dtype=torch.float64) ** 3
+        pool, caps = torch.tensor([240]), torch.tensor([cap])
+        stages = [reference_budgets(preference[:, :m], pool, caps)[0] for m in range(1, 9)]
+        grown += any((b[: len(a)] > a).any() for a, b in itertools.pairwise(stages))
+        short += int(stages[-1].sum() < 240)
+        assert all((b >= 0).all() and (b <= cap).all() and b.sum() <= 240 for b in stages)
+    assert grown > 5
+    assert short > 10
+
+
+def test_reference_rounding_by_hand() -> None:
+    """Truncated 1, 2, 7 for a pool of 11; capped at 5; 2 over, one each; one missing goes to the first below."""
+    found = reference_budgets(torch.tensor([[1.0, 2.0, 6.0]]).double(), torch.tensor([11]), torch.tensor([5]))
+    assert found.tolist() == [[3, 3, 5]]
+
+
+# what the preference is made of
+
+
+def plain_statistics(rows: Tensor, window: int) -> tuple[float, float]:
+    """H and V by their definition; rows ``[heads, W, n]``."""
+    h = v = 0.0
+    for head in rows[:, :, : rows.shape[2] - window].tolist():
+        h -= sum(x * math.log(x + 1e-10) for row in head for x in row)
+        for column in zip(*head):
+            mean = sum(column) / len(column)
+            v += sum((x - mean) ** 2 for x in column) / (len(column) - 1)
+    return h, v
+
+
+@pytest.mark.parametrize("taus", [(1.0, 1.0), (1.6, 0.4)])
+def test_the_preference_is_the_papers(taus: tuple[float, float], tiny: Any, prompt: Any) -> None:
+    model, ids = tiny(), prompt(20)
+    rows = record(model, ids)
+    cache = cake(tau1=taus[0], tau2=taus[1]).cache_for(model)
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+    for layer, recorded in enumerate(rows):
+        h, v = plain_statistics(recorded[0].flatten(0, 1)[:, -WINDOW:], WINDOW)
+        assert float(cache.state.preference[0, layer]) == pytest.approx(
+            h ** (1 / taus[0]) * v ** (1 / taus[1]), rel=1e-9
+        )
+
+
+def plain_indicator(rows: Tensor, window: int, gamma: float, kernel: int) -> list[float]:
+    """I by its definition; rows ``[group, W, n]``."""
+    n, total = rows.shape[2] - window, None
+    for head in rows.tolist():
+        worth = []
+        for i in range(n):
+            column = [row[i] for row in head]
+            mean = sum(column) / len(column)
+            worth.append(mean + gamma * sum((x - mean) ** 2 for x in column) / (len(column) - 1))
+        half = kernel // 2
+        pooled = [sum(worth[max(0, i - half) : i + half + 1]) / kernel for i in range(n)]
+        total = pooled if total is None else [a + b for a, b in zip(total, pooled)]
+    assert total is not None
+    return [x / len(rows) for x in total]
+
+
+@pytest.mark.parametrize("gamma, kernel", [(200.0, 5), (0.0, 5), (30.0, 1), (200.0, 3)])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_what_stays_is_what_the_definitions_say(
+    gamma: float, kernel: int, kv_heads: int, tiny: Any, prompt: Any
+) -> None:
+    model, ids = tiny(num_key_value_heads=kv_heads), prompt(24, seed=kv_heads)
+    rows = record(model, ids)
+    cache = cake(9, gamma=gamma, kernel=kernel).cache_for(model)
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+    preference = [math.prod(plain_statistics(r[0].flatten(0, 1)[:, -WINDOW:], WINDOW)) for r in rows]
+    budgets = budgets_of(preference, 5 * 3, 20)
+    assert sum(budgets) == 15 and len(set(budgets)) > 1
+    for layer, recorded in enumerate(rows):
+        for head in range(kv_heads):
+            worth = plain_indicator(recorded[0, head, :, -WINDOW:], WINDOW, gamma, kernel)
+            best = sorted(range(20), key=lambda i: (-worth[i], i))[: budgets[layer]]
+            assert cache.slots(layer).position[0, head].tolist() == [*sorted(best), 20, 21, 22, 23]
+
+
+def test_variances_are_centred_and_equal_rows_have_none() -> None:
+    rows = torch.rand(2, 3, 2, 7, 40, dtype=torch.float64)
+    mean, variance = moments(rows)
+    torch.testing.assert_close(mean, rows.mean(3), rtol=0, atol=1e-12)
+    torch.testing.assert_close(variance, rows.var(3), rtol=0, atol=1e-12)
+    tiny_but_different = 0.25 + 1e-6 * torch.rand(1, 1, 1, 32, 50)
+    exact = tiny_but_different.double().var(3)
+    torch.testing.assert_close(moments(tiny_but_different)[1].double(), exact, rtol=1e-3, atol=0)
+    equal = torch.rand(1, 2, 2, 1, 30).expand(1, 2, 2, 7, 30)
+    assert float(shift(moments(equal)[1])) == 0.0
+    uniform = torch.full((1, 2, 2, 32, 30), 1 / 30)
+    assert float(shift(moments(uniform)[1])) == 0.0
+    assert float(dispersion(uniform)) == pytest.approx(4 * 32 * math.log(30), rel=1e-6)
+
+
+def test_one_hot_rows_have_no_dispersion_and_no_preference() -> None:
+    rows = torch.zeros(1, 1, 2, 5, 30, dtype=torch.float64)
+    rows[..., 11] = 1.0
+    variance = moments(rows)[1]
+    assert float(dispersion(rows)) == 0.0 and float(shift(variance)) == 0.0
+    assert float(cake().preference(rows, variance)) == 0.0
+
+
+def test_a_variance_needs_two_rows() -> None:
+    with pytest.raises(ValueError, match="rows: a variance needs at least 2, got 1"):
+        moments(torch.rand(1, 1, 1, 1, 9))
+
+
+def fed(policy: CAKE, layers: Sequence[Tensor]) -> list[Slots]:
+    """The layers' entries after a prompt with the given last rows ``[batch, heads, group, W, n]``."""
+    state = policy.begin(len(layers))
+    stores = [Slots(layer, policy, state) for layer in range(len(layers))]
+    for slots, rows in zip(stores, layers):
+        batch, heads, _, _, n = rows.shape
+        slots.append(*(torch.zeros(batch, heads, n, 2),) * 2)
+        policy.prompted(slots, Seen(rows=rows))
+        slots.fresh = False
+    return stores
+
+
+@pytest.mark.parametrize("strange", [0.0, math.inf, math.nan])
+@pytest.mark.parametrize("cascade", [True, False])
+def test_no_usable_preference_splits_uniformly_and_warns(
+    strange: float, cascade: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CAKE, "preference", lambda self, rows, variance: torch.full((1,), strange).double())
+    rows = [torch.rand(1, 2, 2, WINDOW, 30).softmax(-1) for _ in range(4)]
+    with pytest.warns(UserWarning, match="share the pool equally"):
+        stores = fed(cake(12, cascade=cascade), rows)
+    assert [s.counts.unique().tolist() for s in stores] == [[12]] * 4
+
+
+def test_uniform_attention_of_all_layers_splits_uniformly() -> None:
+    with pytest.warns(UserWarning, match="share the pool equally"):
+        stores = fed(cake(12), [torch.full((1, 2, 2, WINDOW, 30), 1 / 30) for _ in range(3)])
+    assert [s.counts.unique().tolist() for s in stores] == [[12]] * 3
+    assert stores[0].position[0, 0].tolist() == [*range(2, 10), 26, 27, 28, 29]  # ends are pooled with zeros
+
+
+def test_a_layer_without_preference_keeps_its_window_alone() -> None:
+    rows = [torch.rand(1, 2, 2, WINDOW, 30).softmax(-1) for _ in range(3)]
+    rows[1][:] = 0.0
+    rows[1][..., 5] = 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stores = fed(cake(7), rows)
+    assert stores[1].position[0, 0].tolist() == [26, 27, 28, 29]
+    assert sum(int(s.counts[0, 0]) for s in stores) == 21
+
+
+# the cascade
+
+
+def random_rows(seed: int, layers: int, batch: int, n: int) -> list[Tensor]:
+    """Rows of layers that differ much in how peaked their attention is."""
+    generator = torch.Generator().manual_seed(seed)
+    sharp = (torch.randn(layers, generator=generator) * 1.5).exp()
+    return [
+        (torch.randn(batch, 2, 2, WINDOW, n, generator=generator, dtype=torch.float64) * s).softmax(-1) for s in sharp
+    ]
+
+
+def kept(stores: Sequence[Slots]) -> list[list[list[list[int]]]]:
+    return [[[sorted(p for p in h if p >= 0) for h in item] for item in s.position.tolist()] for s in stores]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    layers=st.integers(1, 9),
+    batch=st.integers(1, 3),
+    n=st.integers(WINDOW, 60),
+    budget=st.integers(WINDOW + 1, 40),
+    split=st.sampled_from(["preference", "dispersion", "shift", "uniform"]),
+)
+def test_the_cascade_leaves_what_one_decision_at_the_end_leaves(
+    seed: int, layers: int, batch: int, n: int, budget: int, split: Any
+) -> None:
+    rows = random_rows(seed, layers, batch, n)
+    policy = cake(budget, split=split)
+    cascade, at_once = fed(policy, rows), fed(replace(policy, cascade=False), rows)
+    assert kept(cascade) == kept(at_once)
+    for a, b in zip(cascade, at_once):
+        assert torch.equal(a["indicator"].where(a.position >= 0, 0), b["indicator"].where(b.position >= 0, 0))
+    each = min(budget - WINDOW, n - WINDOW)
+    for item in range(batch):
+        assert sum(int(s.counts[item, 0]) for s in cascade) == layers * (each + WINDOW)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 1e9)), min_size=1, max_size=10), st.integers(5, 30))
+@pytest.mark.filterwarnings("ignore:cake")
+def test_the_cascade_is_exact_whatever_the_preferences(preference: list[float], budget: int) -> None:
+    rows = random_rows(len(preference), len(preference), 1, 40)
+    results = []
+    for cascade in (True, False):
+        given_ = iter(preference)
+
+        class Given(CAKE):
+            def preference(self, rows: Tensor, variance: Tensor, given_: Any = given_) -> Tensor:
+                return torch.tensor([next(given_)], dtype=torch.float64)
+
+        results.append(kept(fed(Given(budget, observation_window=WINDOW, cascade=cascade), rows)))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("family, layers", [("llama", 6), ("qwen3", 5), ("gemma3", 3)])
+def test_on_models_the_cascade_is_exact_and_holds_little(
+    family: str, layers: int, tiny: Any, prompt: Any, generate: Any
+) -> None:
+    model, ids, budget, length = tiny(family, num_hidden_layers=layers), prompt(60, seed=layers), 14, 60
+    caches, outs = [], []
+    for cascade in (True, False):
+        caches.append(cake(budget, cascade=cascade).cache_for(model))
+        outs.append(generate(model, ids, caches[-1], 8))
+    assert torch.equal(outs[0].sequences, outs[1].sequences)
+    for a, b in zip(outs[0].logits, outs[1].logits):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    stores = [[c.slots(i) for i in c.evicting] for c in caches]
+    assert kept(stores[0]) == kept(stores[1])
+    n = len(caches[0].evicting)
+    pool = (budget - WINDOW) * n
+    assert caches[0].usage().held_peak <= max(pool + n + n * WINDOW + length, n * (budget + 8))
+    assert caches[1].usage().held_peak == n * length
+
+
+def test_the_peak_stays_bounded_however_long_the_prompt(tiny: Any, prompt: Any) -> None:
+    model, budget, layers = tiny(num_hidden_layers=8, max_position_embeddings=2048), 24, 8
+    for length in (100, 400, 1000):
+        cache = cake(budget).cache_for(model)
+        with torch.no_grad():
+            model(prompt(length), past_key_values=cache)
+        held, entry = cache.usage().held_peak, 2 * 8 * 8 + 8 + 4
+        bound = (budget - WINDOW) * layers + layers + layers * WINDOW + length
+        assert length < held <= bound
+        assert cache.usage().held_peak_nbytes <= 2 * entry * (1.25 * bound + 16 * layers)
+
+
+def test_heads_and_stored_scores_move_together(tiny: Any, prompt: Any) -> None:
+    """After the cascade a kept entry still carries the key that the full cache has at its position."""
+    model, ids = tiny(num_hidden_layers=6), prompt(50, batch=2)
+    cut, full = cake(11).cache_for(model), Full().cache_for(model)
+    with torch.no_grad():
+        for cache in (cut, full):
+            model(ids, past_key_values=cache)
+    for layer in range(6):
+        mine, everything = cut.slots(layer), full.slots(layer)
+        where = mine.position.long().clamp(min=0)[..., None].expand(-1, -1, -1, 8)
+        there = (mine.position >= 0)[..., None]
+        for a, b in ((mine.keys, everything.keys), (mine.values, everything.values)):
+            torch.testing.assert_close(a * there, b.gather(2, where) * there, rtol=0, atol=1e-11)
+
+
+# limits
+
+
+def test_without_variance_pooling_and_preference_it_is_snapkv(tiny: Any, prompt: Any, generate: Any) -> None:
+    model, ids = tiny(), prompt(40, batch=2)
+    ours = cake(15, gamma=0.0, kernel=1, split="uniform").cache_for(model)
+    snap = SnapKV(15, observation_window=WINDOW, kernel=1).cache_for(model)
+    a, b = generate(model, ids, ours), generate(model, ids, snap)
+    assert kept([ours.slots(i) for i in range(3)]) == kept([snap.slots(i) for i in range(3)])
+    for x, y in zip(a.logits, b.logits):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("decode", ["freeze", "capacity"])
+@pytest.mark.parametrize("budget", [30, 31, 500])
+def test_a_prompt_within_the_budget_loses_nothing(
+    decode: Any, budget: int, tiny: Any, prompt: Any, generate: Any, reference: Any
+) -> None:
+    model, ids = tiny(), prompt(30)
+    cache = cake(budget, decode=decode).cache_for(model)
+    got, expected = generate(model, ids, cache, 1), reference(model, ids, 1)
+    torch.testing.assert_close(got.logits[0], expected.logits[0], rtol=0, atol=1e-11)
+    assert cache.usage().evicted == (0.0,) * 3 and cache.usage().slots == (30.0,) * 3
+    cache = cake(29, decode=decode).cache_for(model)
+    generate(model, ids, cache, 1)
+    assert sum(cache.usage().slots) == 3 * 29
+
+
+def test_a_prompt_shorter_than_the_window_loses_nothing_and_a_share_of_it_is_refused(
+    tiny: Any, prompt: Any, generate: Any, reference: Any
+) -> None:
+    model, ids = tiny(), prompt(7)
+    cache = CAKE(64).cache_for(model)
+    got, expected = generate(model, ids, cache), reference(model, ids)
+    for a, b in zip(got.logits, expected.logits):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+    with pytest.raises(ValueError, match="budget=50% of this prompt is 3 slots: cake needs at least 33"):
+        generate(model, ids, CAKE(Share(0.5)).cache_for(model))
+
+
+# batches
+
+
+def test_padded_prompts_get_their_own_preferences_and_budgets(
+    tiny: Any, prompt: Any, padded: Any, generate: Any
+) -> None:
+    model, lengths = tiny(num_hidden_layers=5), (40, 23, 31, 9, 3)
+    prompts = [prompt(n, seed=n) for n in lengths]
+    ids, mask = padded(prompts)
+    together = cake(12).cache_for(model)
+    generate(model, ids, together, 2, mask)
+    held = kept([together.slots(i) for i in range(5)])
+    for i, p in enumerate(prompts):
+        alone = cake(12).cache_for(model)
+        generate(model, p, alone, 2)
+        assert [layer[i] for layer in held] == [layer[0] for layer in kept([alone.slots(j) for j in range(5)])]
+        if lengths[i] > 12:
+            torch.testing.assert_close(
+                together.state.preference[i], alone.state.preference[0], rtol=1e-9, atol=0
+            )
+            assert together.state.budgets[i].tolist() == alone.state.budgets[0].tolist()
+            assert len(set(alone.state.budgets[0].tolist())) > 1
+    assert len({tuple(b) for b in together.state.budgets[:3].tolist()}) == 3
+
+
+# decoding
+
+
+def test_with_capacity_sizes_are_constant_and_the_window_is_the_newest(
+    tiny: Any, prompt: Any, padded: Any, generate: Any
+) -> None:
+    model, lengths = tiny(num_hidden_layers=4), (40, 26)
+    ids, mask = padded([prompt(n, seed=n) for n in lengths])
+    policy = cake(12, decode="capacity")
+    cache = policy.cache_for(model)
+    generate(model, ids, cache, 2, mask)
+    sizes = [cache.slots(i).counts.tolist() for i in range(4)]
+    assert [sum(s[i][0] for s in sizes) for i in range(2)] == [48, 48]
+    assert len({tuple(s[0]) for s in sizes}) > 1
+    step = torch.full((2, 1), 9)
+    for t in range(1, 15):
+        position = torch.tensor([[n + t] for n in lengths])
+        with torch.no_grad():
+            model(step, past_key_values=cache, position_ids=position)
+        for layer in range(4):
+            slots = cache.slots(layer)
+            assert slots.counts.tolist() == sizes[layer]
+            for item, n in enumerate(lengths):
+                for head in slots.position[item].tolist():
+                    assert {n + t - k for k in range(WINDOW)} <= set(head)
+
+
+def test_capacity_drops_what_the_newest_row_says(tiny: Any, prompt: Any) -> None:
+    """Each step against a plain evaluation of the step's own attention row over what is held."""
+    model, ids, policy = tiny(), prompt(30, seed=2), cake(10, decode="capacity")
+    cache, seen_rows = policy.cache_for(model), {}
+    inner: Callable[..., None] = CAKE.decoded
+
+    def spy(self: CAKE, slots: Slots, seen: Seen) -> None:
+        assert seen.rows is not None
+        before = slots.position[0].tolist()
+        row = seen.rows[0, :, :, 0].mean(1).tolist()
+        inner(self, slots, seen)
+        seen_rows[slots.layer] = (before, row, [[p for p in h if p >= 0] for h in slots.position[0].tolist()])
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(CAKE, "decoded", spy)
+        model(ids, past_key_values=cache)
+        token = ids[:, :1]
+        for t in range(30, 48):
+            model(token, past_key_values=cache, position_ids=torch.tensor([[t]]))
+            for before, row, after in seen_rows.values():
+                for head, (held, probability) in enumerate(zip(before, row)):
+                    old = sorted((p, x) for p, x in zip(held, probability) if p <= t - WINDOW)
+                    worth = [sum(x for _, x in old[max(0, i - 2) : i + 3]) / 5 for i in range(len(old))]
+                    loser = old[min(range(len(old)), key=lambda i: (worth[i], -old[i][0]))][0]
+                    assert set(after[head]) == set(held) - {loser}
+
+
+def test_frozen_decoding_only_adds(tiny: Any, prompt: Any, generate: Any) -> None:
+    model = tiny()
+    cache = cake(10).cache_for(model)
+    generate(model, prompt(30), cache, 13)
+    assert sum(cache.usage().slots) == 3 * (10 + 12)
+    assert not cake().reads.step and cake(decode="capacity").reads.step
+
+
+def test_capacity_of_a_short_prompt_is_the_budget(tiny: Any, prompt: Any, generate: Any) -> None:
+    model = tiny()
+    cache = cake(14, decode="capacity").cache_for(model)
+    generate(model, prompt(8), cache, 20)
+    assert cache.usage().slots == (14.0,) * 3
+    assert cache.slots(0).keys.shape[2] == 15
+
+
+# ablations
+
+
+def test_splits_use_what_they_say(tiny: Any, prompt: Any) -> None:
+    model, ids = tiny(num_hidden_layers=5), prompt(50)
+    found = {}
+    for split in ("preference", "dispersion", "shift", "uniform"):
+        cache = cake(12, split=split, tau1=1.6, tau2=0.4).cache_for(model)
+        with torch.no_grad():
+            model(ids, past_key_values=cache)
+        found[split] = cache.state.preference[0]
+    torch.testing.assert_close(found["dispersion"] * found["shift"], found["preference"], rtol=1e-9, atol=0)
+    assert found["uniform"].tolist() == [1.0] * 5
+    assert cache.state.budgets.tolist() == [[8] * 5]
+    rows = record(model, ids)
+    h = [plain_statistics(r[0].flatten(0, 1)[:, -WINDOW:], WINDOW)[0] ** (1 / 1.6) for r in rows]
+    torch.testing.assert_close(found["dispersion"], torch.tensor(h).double(), rtol=1e-6, atol=0)
+
+
+def test_shuffled_budgets_are_the_same_multiset_by_seed(tiny: Any, prompt: Any) -> None:
+    model, ids = tiny(num_hidden_layers=6), prompt(60)
+
+    def budgets(**options: Any) -> list[int]:
+        cache = cake(14, **options).cache_for(model)
+        with torch.no_grad():
+            model(ids, past_key_values=cache)
+        assert [int(cache.slots(i).counts[0, 0]) - WINDOW for i in range(6)] == cache.state.budgets[0].tolist()
+        found: list[int] = cache.state.budgets[0].tolist()
+        return found
+
+    plain = budgets()
+    shuffles = [budgets(split="shuffled", seed=seed) for seed in range(6)]
+    assert all(sorted(s) == sorted(plain) for s in shuffles)
+    assert len({tuple(s) for s in shuffles}) > 3 and plain not in shuffles[:3]
+    assert budgets(split="shuffled", seed=2) == shuffles[2]
+
+
+# the interface
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"budget": 4}, "budget=4: cake needs at least 5 slots"),
+        ({"budget": 3}, "budget=3: cake needs at least 5 slots"),
+        ({"observation_window": 1}, "observation_window=1: must be at least 2"),
+        ({"tau1": 0.0}, "tau1=0.0: must be a number above 0"),
+        ({"tau2": -1.0}, "tau2=-1.0: must be a number above 0"),
+        ({"tau1": math.nan}, "tau1=nan"),
+        ({"gamma": -1.0}, "gamma=-1.0: must be a number >= 0"),
+        ({"gamma": math.inf}, "gamma=inf"),
+        ({"kernel": 4}, "kernel=4: must be odd"),
+        ({"kernel": 0}, "kernel=0"),
+        ({"split": "depth"}, "split='depth'"),
+        ({"rounding": "up"}, "rounding='up': must be 'remainder' or 'reference'"),
+        ({"decode": "grow"}, "decode='grow'"),
+        ({"cascade": "no"}, "cascade='no': must be False or True"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_bad_parameters_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        cake(**wrong)
+    assert message in str(error.value)
+
+
+def test_attention_that_is_not_a_number_is_refused(fresh: Any, prompt: Any, generate: Any) -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"layer 1 contain NaN"):
+        generate(model, prompt(30), cake(8).cache_for(model))
+
+
+def test_state_is_let_go_when_the_prompt_is_over(tiny: Any, prompt: Any, generate: Any) -> None:
+    model = tiny()
+    cache = cake(12).cache_for(model)
+    generate(model, prompt(40), cache, 3)
+    state: Allocation = cache.state
+    assert state.stores == [] and state.preference.shape == (1, 3)
+
+
+def test_half_precision_models_are_judged_in_single_precision(fresh: Any, prompt: Any) -> None:
+    model, ids = fresh(dtype=torch.bfloat16), prompt(40)
+    cache = cake(12).cache_for(model)
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+    assert cache.slots(0)["indicator"].dtype == torch.float32
+    assert sum(cache.usage().slots) == 36
+    assert bool((cache.state.preference > 0).all())
