@@ -57,6 +57,10 @@ class Usage:
     held_peak_nbytes: int
 
 
+class _ProbedError(Exception):
+    """A probe has all that it needs: the layers behind the last managed one do not have to run."""
+
+
 class EvictingLayer(CacheLayerMixin):
     """One full-attention layer of an :class:`EvictingCache`; ``slots`` holds its entries."""
 
@@ -135,6 +139,8 @@ class EvictingLayer(CacheLayerMixin):
             out, seen = attend_blockwise(query, keys, values, scale, "rows", valid=valid)
             assert seen.rows is not None
             cache.probed[self._index] = seen.rows
+            if self._index == cache.evicting[-1]:
+                raise _ProbedError
             return out
         real = cache.real_tokens(mask, q)
         slots.module = module
@@ -322,6 +328,8 @@ class EvictingCache(Cache):
                 past_key_values=self,
                 use_cache=True,
             )
+        except _ProbedError:
+            pass
         finally:
             self.probed = None
             for layer, kept in zip(others, before):

@@ -114,15 +114,18 @@ def attention_of(cache: EvictingCache, embeddings: Tensor, counted: Tensor | Non
         by managed layer ``[batch, heads, group, n]``, at least float32; what the rows give each other is left out, so
         sums over the n entries are at most 1.
     """
-    found = {}
-    for layer, rows in cache.probe(embeddings).items():
-        entries = rows[..., : cache.slots(layer).position.shape[2]]
-        if counted is None:
-            found[layer] = entries.mean(dim=3)
-        else:
-            weight = counted / counted.sum(dim=1, keepdim=True)
-            found[layer] = torch.einsum("bhgmn,bm->bhgn", entries, weight.to(entries.dtype))
-    return found
+    return {
+        layer: mean_row(rows[..., : cache.slots(layer).position.shape[2]], counted)
+        for layer, rows in cache.probe(embeddings).items()
+    }
+
+
+def mean_row(rows: Tensor, counted: Tensor | None) -> Tensor:
+    """``[batch, heads, group, n]``: the mean of rows ``[batch, heads, group, m, n]``, of those that count."""
+    if counted is None:
+        return rows.mean(dim=3)
+    weight = counted.to(rows.dtype)
+    return torch.einsum("bhgmn,bm->bhgn", rows, weight / weight.sum(dim=1, keepdim=True))
 
 
 def embedded(model: Any, tokens: Tensor) -> Tensor:

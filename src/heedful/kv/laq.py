@@ -19,7 +19,7 @@ from torch import Tensor
 from heedful.kv.attention import Seen, wide
 from heedful.kv.base import Policy, Reads, Size, check_count, check_size
 from heedful.kv.cache import EvictingCache
-from heedful.kv.foresight import Foresight, Turn, before_end, greedy
+from heedful.kv.foresight import Foresight, Turn, before_end, greedy, mean_row
 from heedful.kv.prefill import best_of_all
 from heedful.kv.slots import Slots
 from heedful.kv.snapkv import SnapKV
@@ -130,7 +130,6 @@ class LAQ(Foresight):
         draft = cache.heir(_Drafting(), plan.chosen)
         plan.chosen = {}
         counted = self._draft(cache, draft)
-        weight = counted / counted.sum(dim=1, keepdim=True)
         found = {}
         for layer in cache.evicting:
             slots = cache.slots(layer)
@@ -139,7 +138,7 @@ class LAQ(Foresight):
             if (valid := slots.valid()) is not None:
                 logits = logits.masked_fill(~valid[:, :, None], -torch.inf)
             rows = torch.softmax(logits, dim=-1, dtype=wide(logits.dtype)).unflatten(2, queries.shape[2:4])
-            found[layer] = torch.einsum("bhgmn,bm->bhgn", rows, weight.to(rows.dtype))
+            found[layer] = mean_row(rows, counted)
         return found
 
     def _draft(self, cache: EvictingCache, draft: EvictingCache) -> Tensor:
