@@ -91,7 +91,7 @@ class DefensiveKV(Prefill):
             check_projection(model, self.name)
 
     def room(self, slots: Slots) -> Tensor:
-        """Entries per head that the budget allows, int64 ``[batch]``; the whole prompt if the window covers it."""
+        """Entries per head that the budget allows, int64 ``[batch]``; more than the prompt if the window covers it."""
         length = _lengths(slots)
         room = torch.as_tensor(resolve(self.budget, length), device=length.device).expand_as(length)
         short = length <= self.observation_window
@@ -100,7 +100,7 @@ class DefensiveKV(Prefill):
                 f"{self.name}: a prompt of at most observation_window={self.observation_window} tokens is kept whole",
                 stacklevel=2,
             )
-        return torch.where(short, length, room)
+        return torch.where(short, self.least, room)
 
     def total(self, slots: Slots, heads: int) -> Tensor:
         """Entries of so many heads together that the budget allows, int64 ``[batch]``."""
