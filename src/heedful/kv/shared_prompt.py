@@ -90,11 +90,11 @@ class SharedPrompt:
         Args:
             policy: the policy.
 
-        Raises ValueError for a policy that changes what prompt tokens see or reads the layers' inputs, and for one
-        that reads more rows than were noted.
+        Raises ValueError for a policy that :func:`takes_part` in reading the prompt, and for one that reads more rows
+        than were noted.
         """
         reads = policy.reads
-        if reads.hidden or type(policy).visible is not Policy.visible:
+        if takes_part(policy):
             raise ValueError(f"{policy.name}: takes part in reading the prompt, so it cannot share it")
         if reads.prompt == "rows" or (reads.prompt == "last" and reads.window > self._window):
             raise ValueError(f"{policy.name}: reads more attention rows than the {self._window} that were noted")
@@ -116,3 +116,9 @@ class SharedPrompt:
         for layer in cache.evicting:
             cache.slots(layer).pack()
         return cache
+
+
+def takes_part(policy: Policy) -> bool:
+    """Whether a policy has to be there while a prompt is read: it hides entries, reads the layers' inputs, or stores
+    entries per query head."""
+    return policy.reads.hidden or policy.per_query_head or type(policy).visible is not Policy.visible
