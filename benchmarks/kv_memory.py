@@ -16,7 +16,8 @@ import torch
 from transformers import Cache, DynamicCache, StaticCache
 
 from heedful.kv import H2O, EvictingCache, Full, LazyEviction
-from kvbench import arguments, decode, filled, fresh_process, llama, native, peak_growth, report
+from kvbench import arguments, decode, filled, fresh_process, llama, native, report
+from kvbench.resident import peak_growth
 
 STEPS = 32
 NAMES = ("full", "h2o", "lazy-eviction", "StaticCache", "DynamicCache")

@@ -31,12 +31,12 @@ from kvbench import (
     fresh_process,
     interleaved,
     llama,
-    peak_growth,
     ratio,
     report,
     stopwatch,
     use,
 )
+from kvbench.resident import peak_growth
 
 SCALE = HEAD_DIM**-0.5
 WINDOW = 32

@@ -45,15 +45,16 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     return given
 
 
-def llama() -> LlamaForCausalLM:
+def llama(layers: int = LAYERS) -> LlamaForCausalLM:
     """51 M parameters with random weights in float32: 12 layers of width 512, 8 heads of 64, 4 KV heads."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=HEADS * HEAD_DIM,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
         intermediate_size=1376,
@@ -71,26 +72,27 @@ def random_entries(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def filled(model: LlamaForCausalLM, policy: Policy, context: int, slots: int, capacity: int) -> EvictingCache:
-    """A cache that has seen ``context`` tokens and holds a random ``slots`` of them per layer and KV head.
+def filled(model: LlamaForCausalLM, policy: Policy, context: int, slots: int | Tensor, capacity: int) -> EvictingCache:
+    """A cache that has seen ``context`` tokens and holds a random subset of them.
 
     Args:
         model: from :func:`llama`.
         policy: what decides from now on.
         context: tokens seen.
-        slots: entries held.
+        slots: entries held per layer and KV head; int64 ``[layers, KV heads]`` if they differ.
         capacity: entries to preallocate per head before any is dropped.
     """
     cache = EvictingCache(policy, model, capacity=capacity)
+    count = torch.full((len(cache.layers), KV_HEADS), slots) if isinstance(slots, int) else slots
     for index, layer in enumerate(cache.layers):
         keys, values = random_entries(context, index)
         layer.lazy_initialization(keys, values)
         held: Slots = layer.slots
         held.append(keys, values)
         held.fresh, held.prompt_length = False, 0  # as if they had come one by one: some methods keep a prompt
-        if slots < context:
+        if bool((count[index] < context).any()):
             lots = torch.rand(1, KV_HEADS, context, generator=torch.Generator().manual_seed(index))
-            held.keep(lots.argsort(dim=-1).argsort(dim=-1) < slots)
+            held.keep(lots.argsort(dim=-1).argsort(dim=-1) < count[index][None, :, None])
     return cache
 
 
@@ -172,20 +174,6 @@ def fresh_process(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
-def peak_growth(work: Callable[[], Any]) -> int:
-    """Bytes by which the work raises this process's peak resident size over its present size (Linux)."""
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    with torch.inference_mode():
-        work()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
 def ratio(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float]:
     """Median and quartiles of the ratios within each round."""
     ratios = [a / b for a, b in zip(of, to, strict=True)]
@@ -229,6 +217,7 @@ def report(
     record = {
         "command": " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]]),
         "title": title,
+        "note": note,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": f"{processor()}, {os.cpu_count()} cores, {given.threads} torch thread(s)",
         "load": [round(value, 1) for value in os.getloadavg()],
