@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from heedful.kv import (
     LAQ,
+    AttentionGate,
     Budgeted,
     Clairvoyant,
     LazyEviction,
@@ -23,6 +25,7 @@ from heedful.kv import (
     SpecKV,
 )
 from heedful.kv.attention import Seen
+from heedful.kv.attention_gate import Gates
 from heedful.kv.base import Sized
 from heedful.kv.foresight import Foresight
 from heedful.kv.lookahead_training import LookaheadSettings, initial
@@ -55,6 +58,13 @@ def made(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("parts") / "lookahead.safetensors"
     store(path, Parts("lookahead", tensors, dataclasses.asdict(settings), likeness(tiny())))
     MADE["lookahead"] = str(path)
+    for name, bias in (("gate", 0.0), ("open-gate", 30.0)):
+        gates = Gates.new(tiny(), heads=2, size=4, bias=bias)
+        for weight_name, weight in gates.named_parameters():
+            if weight_name.endswith(("query", "key")):
+                weight.data *= 2
+        MADE[name] = str(path.with_name(f"{name}.safetensors"))
+        store(Path(MADE[name]), gates.parts(tiny()))
     MADE["drafter"] = tiny(num_hidden_layers=1, seed=5)
 
 
@@ -63,6 +73,9 @@ def policy_of(name: str, budget: Any = BUDGET, batch: int = 1, **options: Any) -
     cls = classes()[name]
     if issubclass(cls, Prefill):
         options = {"observation_window": 4, **options}
+    if cls is AttentionGate:  # it has no budget: one that is never reached is that of a gate that is always open
+        never_reached = isinstance(budget, int) and budget > BUDGET
+        options = {"parts": MADE.get("open-gate" if never_reached else "gate", ""), **options}
     if not issubclass(cls, Sized):
         return cls(**options)
     if cls is LazyEviction:

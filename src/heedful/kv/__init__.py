@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heedful.kv.adakv import AdaKV
+    from heedful.kv.attention_gate import AttentionGate
     from heedful.kv.base import Budgeted, Policy, Reads, Share, Sized
     from heedful.kv.baselines import Clairvoyant, Full, Local, Random
     from heedful.kv.cache import EvictingCache, Usage
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from heedful.kv.prefill import Prefill
     from heedful.kv.pyramidkv import PyramidKV
     from heedful.kv.raas import RaaS
+    from heedful.kv.random_rates import RandomRates
     from heedful.kv.slots import Slots
     from heedful.kv.snapkv import SnapKV
     from heedful.kv.spec_kv import SpecKV
@@ -44,6 +46,7 @@ __all__ = [
     "TOVA",
     "AdaCriticalKV",
     "AdaKV",
+    "AttentionGate",
     "Budgeted",
     "Clairvoyant",
     "CriticalKV",
@@ -61,6 +64,7 @@ __all__ = [
     "PyramidKV",
     "RaaS",
     "Random",
+    "RandomRates",
     "Reads",
     "Share",
     "Sized",
@@ -72,11 +76,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "AdaCriticalKV": "criticalkv", "AdaKV": "adakv", "CriticalKV": "criticalkv",
+    "AdaCriticalKV": "criticalkv", "AdaKV": "adakv", "AttentionGate": "attention_gate", "CriticalKV": "criticalkv",
     "DefensiveKV": "defensive_kv", "LayerDefensiveKV": "defensive_kv",
     "Budgeted": "base", "Policy": "base", "Reads": "base", "Share": "base", "Sized": "base",
     "CAKE": "cake", "PyramidKV": "pyramidkv",
     "Clairvoyant": "baselines", "Full": "baselines", "Local": "baselines", "Random": "baselines",
+    "RandomRates": "random_rates",
     "EvictingCache": "cache", "Usage": "cache",
     "Foresight": "foresight", "LAQ": "laq", "LookaheadKV": "lookahead_kv", "Oracle": "oracle", "SpecKV": "spec_kv",
     "H2O": "h2o", "LazyEviction": "lazy_eviction", "Prefill": "prefill", "RaaS": "raas", "Slots": "slots",

@@ -12,7 +12,7 @@ budget: how much is kept was learned (:mod:`~heedful.kv.gate_training`), and dif
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,7 +29,33 @@ from heedful.kv.slots import Slots
 
 FILE = "gate.safetensors"
 KIND = "gate"
-CONTEXTS = ("prefix", "prompt")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What gates see, and what is let through whatever they say.
+
+    Args:
+        context: ``"prefix"``: a gate sees the tokens before; ``"prompt"``: it sees the whole prompt.
+        tau: scores above it are let through, in (0, 1).
+        keep_first: first tokens that are always cached and seen.
+        keep_last: newest tokens that are cached and seen whatever their flag, the token itself included.
+
+    Raises ValueError for a value out of its range.
+    """
+
+    context: Literal["prefix", "prompt"] = "prefix"
+    tau: float = 0.5
+    keep_first: int = 1
+    keep_last: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context not in ("prefix", "prompt"):
+            raise ValueError(f"context={self.context!r}: must be 'prefix' or 'prompt'")
+        if not 0 < self.tau < 1:
+            raise ValueError(f"tau={self.tau}: must be within (0, 1)")
+        check_count("keep_first", self.keep_first, least=0)
+        check_count("keep_last", self.keep_last, least=0)
 
 
 @dataclass
@@ -129,18 +155,18 @@ class Gates(nn.ModuleDict):
     """A model's gates, by the number of the layer.
 
     Attributes:
-        context: ``"prefix"``: a gate sees the tokens before; ``"prompt"``: it sees the whole prompt.
+        rules: what goes with them.
     """
 
-    def __init__(self, gates: Mapping[str, Gate], context: str) -> None:
+    def __init__(self, gates: Mapping[str, Gate], rules: Rules) -> None:
         super().__init__(gates)
-        self.context = context
+        self.rules = rules
 
     @classmethod
     def new(
         cls,
         model: Any,
-        context: Literal["prefix", "prompt"] = "prefix",
+        rules: Rules = Rules(),
         heads: int = 4,
         size: int = 32,
         bias: float = 2.0,
@@ -150,7 +176,7 @@ class Gates(nn.ModuleDict):
 
         Args:
             model: a Hugging Face causal language model.
-            context: what a gate sees.
+            rules: what goes with them.
             heads: h', heads of MHA'; 0 for linear gates.
             size: d', of each of them.
             bias: b_g.
@@ -160,10 +186,8 @@ class Gates(nn.ModuleDict):
         """
         check_count("heads", heads, least=0)
         check_count("size", size)
-        if context not in CONTEXTS:
-            raise ValueError(f"context={context!r}: must be 'prefix' or 'prompt'")
         width, stored = _shape(model)
-        gates = cls({str(layer): Gate(width, stored, heads, size) for layer in attentions(model)}, context)
+        gates = cls({str(layer): Gate(width, stored, heads, size) for layer in attentions(model)}, rules)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, weight in gates.named_parameters():
@@ -180,13 +204,12 @@ class Gates(nn.ModuleDict):
         stored = shape["num_key_value_heads"] or shape["num_attention_heads"]
         tensors = {name: x for name, x in parts.tensors.items() if not name.startswith("lora.")}
         layers = sorted({name.partition(".")[0] for name in tensors}, key=int)
-        gates = cls(
-            {layer: Gate(shape["hidden_size"], stored, settings["heads"], settings["size"]) for layer in layers},
-            settings["context"],
-        )
         try:
+            rules = Rules(**{name: settings[name] for name in asdict(Rules())})
+            size = settings["heads"], settings["size"]
+            gates = cls({layer: Gate(shape["hidden_size"], stored, *size) for layer in layers}, rules)
             gates.load_state_dict(tensors)
-        except RuntimeError as error:
+        except (RuntimeError, KeyError) as error:
             raise ValueError(f"{source}: the gates are damaged ({str(error).splitlines()[-1].strip()})") from error
         return gates
 
@@ -194,7 +217,7 @@ class Gates(nn.ModuleDict):
         """These gates as parts of that model, to be stored."""
         first: Gate = next(iter(self.values()))  # type: ignore[assignment]
         size = first.score.shape[1] // first.heads if first.heads else 1
-        mine = {"context": self.context, "heads": first.heads, "size": size}
+        mine = {**asdict(self.rules), "heads": first.heads, "size": size}
         tensors = {name: x.detach() for name, x in self.state_dict().items()}
         return Parts(KIND, tensors, {**(settings or {}), **mine}, likeness(model))
 
@@ -239,9 +262,10 @@ class AttentionGate(Policy):
 
     Args:
         parts: file with the trained gates; empty for ``gate.safetensors`` beside the model.
-        tau: scores above it are let through, in (0, 1).
-        keep_first: first tokens that are always cached and seen.
-        keep_last: newest tokens that are cached and seen whatever their flag, the token itself included.
+        tau: scores above it are let through, in (0, 1); None as in training.
+        keep_first: first tokens that are always cached and seen; None as in training.
+        keep_last: newest tokens that are cached and seen whatever their flag, the token itself included; None as in
+            training.
         hides: whether tokens of the prompt do not see what is not cached, as in training.
         decode: ``"keep"``: the gates run once, on the first call, and what comes later is always cached;
             ``"gate"``: later tokens get flags too, for which each layer's gate remembers all tokens.
@@ -254,17 +278,14 @@ class AttentionGate(Policy):
     fields: ClassVar[Mapping[str, torch.dtype]] = {"flag": torch.bool}
 
     parts: str = ""
-    tau: float = 0.5
-    keep_first: int = 1
-    keep_last: int = 0
+    tau: float | None = None
+    keep_first: int | None = None
+    keep_last: int | None = None
     hides: bool = True
     decode: Literal["keep", "gate"] = "keep"
 
     def __post_init__(self) -> None:
-        if not 0 < self.tau < 1:
-            raise ValueError(f"tau={self.tau}: must be within (0, 1)")
-        check_count("keep_first", self.keep_first, least=0)
-        check_count("keep_last", self.keep_last, least=0)
+        self._ruled(Rules())
         if self.decode not in ("keep", "gate"):
             raise ValueError(f"decode={self.decode!r}: must be 'keep' or 'gate'")
 
@@ -279,23 +300,23 @@ class AttentionGate(Policy):
     def attach(self, model: Any) -> None:
         path = self._file(next(iter(attentions(model).values())))
         check_fits(_load(path, _stamp(path)), model, str(path))
-        _gates(path, _stamp(path), torch.float32, "cpu")
+        _networks(path, _stamp(path), torch.float32, "cpu")
 
     def begin(self, layers: int) -> Reading:
         return Reading()
 
     def visible(self, slots: Slots) -> Tensor | None:
         assert slots.hidden is not None
-        q = slots.hidden.shape[1]
+        rules, q = self._ruled(self._gates(slots).rules), slots.hidden.shape[1]
         real = slots.position[:, 0, -q:] >= 0
         slots["flag"][:, :, -q:] = self._flags(slots, real) if slots.fresh or self.decode == "gate" else True
-        shown = slots["flag"] | (slots.position < self.keep_first)
-        if not self.hides or bool(shown.all()):
+        shown = slots["flag"] | (slots.position < rules.keep_first)
+        if not self.hides or q == 1 or bool(shown.all()):
             return None
-        if self.keep_last < 2:
+        if rules.keep_last < 2:
             return shown
         age = slots.position[:, :, -q:, None] - slots.position[:, :, None]
-        return shown[:, :, None] | (age < self.keep_last)
+        return shown[:, :, None] | (age < rules.keep_last)
 
     def prompted(self, slots: Slots, seen: Seen) -> None:
         self._drop(slots)
@@ -305,7 +326,7 @@ class AttentionGate(Policy):
         if self.decode == "gate":
             real = torch.ones(slots.batch, 1, dtype=torch.bool, device=slots.position.device)
             slots["flag"] = slots["flag"] & (self._flags(slots, real) | ~slots.recent(1))
-        if self.decode == "gate" or self.keep_last > 1:
+        if self.decode == "gate" or self._ruled(self._gates(slots).rules).keep_last > 1:
             self._drop(slots)
 
     def reordered(self, slots: Slots, index: Tensor) -> None:
@@ -315,28 +336,39 @@ class AttentionGate(Policy):
 
     def _drop(self, slots: Slots) -> None:
         """Drops what the next token must not see."""
-        stays = slots["flag"] | (slots.position < self.keep_first) | slots.recent(max(0, self.keep_last - 1))
+        rules = self._ruled(self._gates(slots).rules)
+        stays = slots["flag"] | (slots.position < rules.keep_first) | slots.recent(max(0, rules.keep_last - 1))
         if not bool(stays.all()):
             slots.keep(stays)
 
     @torch.no_grad()
     def _flags(self, slots: Slots, real: Tensor) -> Tensor:
         """bool ``[batch, heads, q]``: F of this call's tokens."""
-        reading: Reading = slots.state
-        assert slots.hidden is not None
-        if reading.gates is None:
-            path = self._file(slots.module)
-            reading.gates = _gates(path, _stamp(path), wide(slots.hidden.dtype), str(slots.hidden.device))
-        gate: Any = reading.gates[str(slots.layer)]
+        gates, reading = self._gates(slots), slots.state
+        gate: Any = gates[str(slots.layer)]
         memory = None
         if self.decode == "gate" and gate.heads:
             if not slots.fresh and slots.layer not in reading.memory:
                 raise ValueError("decode='gate': this cache was copied from another policy's, whose gates saw nothing")
             memory = reading.memory.setdefault(slots.layer, Memory())
-        scores = gate(slots.hidden, real, reading.gates.context == "prefix" or not slots.fresh, memory)
+        scores = gate(slots.hidden, real, gates.rules.context == "prefix" or not slots.fresh, memory)
         if memory is not None:
             slots.aside = memory.nbytes
-        return scores > self.tau
+        return scores > self._ruled(gates.rules).tau
+
+    def _gates(self, slots: Slots) -> Gates:
+        """The networks, in the precision that they compute with."""
+        reading: Reading = slots.state
+        if reading.gates is None:
+            assert slots.hidden is not None
+            path = self._file(slots.module)
+            reading.gates = _networks(path, _stamp(path), wide(slots.hidden.dtype), str(slots.hidden.device))
+        return reading.gates
+
+    def _ruled(self, rules: Rules) -> Rules:
+        """The rules of training, but for what is given."""
+        given = {name: getattr(self, name) for name in ("tau", "keep_first", "keep_last")}
+        return replace(rules, **{name: value for name, value in given.items() if value is not None})
 
     def _file(self, module: Any) -> Path:
         """The file with the gates, by any attention module of the model."""
@@ -396,7 +428,7 @@ def _load(path: Path, stamp: tuple[int, int]) -> Parts:
 
 
 @lru_cache(maxsize=16)
-def _gates(path: Path, stamp: tuple[int, int], dtype: torch.dtype, device: str) -> Gates:
+def _networks(path: Path, stamp: tuple[int, int], dtype: torch.dtype, device: str) -> Gates:
     gates = Gates.of(_load(path, stamp), str(path)).to(dtype=dtype, device=device)
     gates.requires_grad_(False)
     return gates

@@ -57,11 +57,16 @@ class Random(Budgeted):
         return slots.recent(1)
 
     def score(self, slots: Slots, seen: Seen) -> Tensor:
-        head = torch.arange(slots.heads, device=slots.position.device)[None, :, None]
-        lot = slots.position.long() + 1_000_003 * (head + 1_009 * (slots.layer + 10_007 * self.seed))
-        for shift, factor in ((31, -7046029254386353131), (29, -4417276706812531889), (32, 1)):
-            lot = (lot ^ (lot >> shift)) * factor
-        return (lot & 0xFFFFFF).float()
+        return lots(slots, self.seed)
+
+
+def lots(slots: Slots, seed: int) -> Tensor:
+    """``[batch, heads, n]``, float: a lot per entry that follows from its position, head and layer, and the seed."""
+    head = torch.arange(slots.heads, device=slots.position.device)[None, :, None]
+    lot = slots.position.long() + 1_000_003 * (head + 1_009 * (slots.layer + 10_007 * seed))
+    for shift, factor in ((31, -7046029254386353131), (29, -4417276706812531889), (32, 1)):
+        lot = (lot ^ (lot >> shift)) * factor
+    return (lot & 0xFFFFFF).float()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from heedful.kv.attention import BLOCK, grouped, wide
-from heedful.kv.attention_gate import CONTEXTS, Gates, attentions
+from heedful.kv.attention_gate import Gates, Rules, attentions
 from heedful.kv.base import check_count
 from heedful.kv.parts import Parts, check, likeness, store
 
@@ -97,12 +97,8 @@ class GateSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.context not in CONTEXTS:
-            raise ValueError(f"context={self.context!r}: must be 'prefix' or 'prompt'")
-        for name, least in (
-            ("heads", 0), ("size", 1), ("keep_first", 0), ("keep_last", 0), ("lora", 0), ("steps", 1), ("batch", 1),
-            ("seed", 0),
-        ):  # fmt: skip
+        _ = self.rules
+        for name, least in (("heads", 0), ("size", 1), ("lora", 0), ("steps", 1), ("batch", 1), ("seed", 0)):
             check_count(name, getattr(self, name), least)
         for name, low, high in (("beta", 0, 1), ("warm_up", 0, 1)):
             if not low <= getattr(self, name) <= high:
@@ -110,10 +106,13 @@ class GateSettings:
         for name in ("alpha", "gate_rate", "lora_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}={getattr(self, name)}: must be a number >= 0")
-        if not 0 < self.tau < 1:
-            raise ValueError(f"tau={self.tau}: must be within (0, 1)")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes={self.minutes}: must be a number > 0, or None")
+
+    @property
+    def rules(self) -> Rules:
+        """What goes with the gates."""
+        return Rules(**{name: getattr(self, name) for name in asdict(Rules())})
 
 
 # attention with what is not let through out of sight
@@ -123,9 +122,7 @@ class _Gated(torch.autograd.Function):
     """Attention with the weights w; rows in blocks, forwards and backwards, so that no n x n matrix is ever held."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, weight: Tensor, real: Tensor, near: int
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, weight: Tensor, real: Tensor, near: int) -> Tensor:
         """``query [b, s, g, n, d]`` (scaled), ``key, value [b, s, n, d]``, ``weight [b, s, n]``; like the query."""
         n = query.shape[3]
         out = query.new_empty(*query.shape[:4], value.shape[-1])
@@ -239,7 +236,7 @@ class Noted:
 
 
 @contextmanager
-def gated(model: Any, gates: Gates, real: Tensor, prompt: Tensor, settings: GateSettings) -> Iterator[Noted]:
+def gated(model: Any, gates: Gates, real: Tensor, prompt: Tensor) -> Iterator[Noted]:
     """While this lasts, the model's forward passes over one batch hide what the gates do not let through.
 
     Args:
@@ -247,19 +244,19 @@ def gated(model: Any, gates: Gates, real: Tensor, prompt: Tensor, settings: Gate
         gates: its gates.
         real: bool ``[batch, n]``: which tokens are not padding.
         prompt: bool ``[batch, n]``: the prompt, for gates whose context it is.
-        settings: of the training; tau, keep_first and keep_last are read.
     """
-    own = real & prompt if gates.context == "prompt" else real
-    first = (real.cumsum(1) - 1 < settings.keep_first) | (real & ~own)
+    rules = gates.rules
+    own = real & prompt if rules.context == "prompt" else real
+    first = (real.cumsum(1) - 1 < rules.keep_first) | (real & ~own)
     noted = Noted(own)
 
     def listen(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        score = gates[str(module.layer_idx)](hidden, own, gates.context == "prefix")
-        flag = (score > settings.tau).to(score.dtype)
+        score = gates[str(module.layer_idx)](hidden, own, rules.context == "prefix")
+        flag = (score > rules.tau).to(score.dtype)
         noted.scores[module.layer_idx], noted.flags[module.layer_idx] = score, flag
         weight = torch.where(first[:, None], 1.0, score + (flag - score).detach()) * real[:, None]
-        setattr(module, _STASH, (weight, real, settings.keep_last))
+        setattr(module, _STASH, (weight, real, rules.keep_last))
 
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
@@ -446,9 +443,9 @@ class _Run:
     def __init__(self, model: Any, sequences: Sequence[tuple[Tensor, Tensor]], settings: GateSettings) -> None:
         self.model, self.sequences, self.settings = model, sequences, settings
         weight = next(model.parameters())
-        self.gates = Gates.new(
-            model, settings.context, settings.heads, settings.size, settings.bias, settings.seed
-        ).to(weight.device, wide(weight.dtype))
+        self.gates = Gates.new(model, settings.rules, settings.heads, settings.size, settings.bias, settings.seed).to(
+            weight.device, wide(weight.dtype)
+        )
         self.lora = Lora(model, settings.lora, settings.seed + 1) if settings.lora else None
         self.rates = [settings.gate_rate, settings.lora_rate]
         groups: list[dict[str, Any]] = [{"params": list(module.parameters())} for module in self._trained.values()]
@@ -492,7 +489,7 @@ class _Run:
         with ExitStack() as stack:
             if self.lora is not None:
                 stack.enter_context(self.lora.added(self.model))
-            noted = stack.enter_context(gated(self.model, self.gates, real, prompt, self.settings))
+            noted = stack.enter_context(gated(self.model, self.gates, real, prompt))
             logits = self.model(
                 tokens,
                 attention_mask=None if bool(real.all()) else real.long(),
