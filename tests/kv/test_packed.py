@@ -59,6 +59,22 @@ def test_packed_attention_is_masked_dense_attention(
         assert torch.equal(again_values[r, : int(counts[r]) + steps], values[r, held[r]])
 
 
+def test_a_full_row_gets_a_page_and_nothing_is_moved() -> None:
+    """Appending a thousand entries to each of sixteen uneven heads copies what is there a few times, not each time
+    that some head has filled a page, and reserves an eighth at most."""
+    counts = torch.arange(16) * 40
+    keys = torch.randn(16 * 640, 8)
+    packed = Packed(keys, keys, torch.arange(16 * 640).view(16, 640), counts)
+    moves, where = 0, packed.keys.data_ptr()
+    for _ in range(1000):
+        packed.append(torch.zeros(16, 8), torch.zeros(16, 8))
+        moves, where = moves + (packed.keys.data_ptr() != where), packed.keys.data_ptr()
+        entries = int(counts.sum()) + 16 * (packed.width - 600)
+        assert packed.keys.shape[:2].numel() <= 1.125 * entries + 3 * 16 * packed.keys.shape[1]
+    assert moves <= 14
+    assert torch.equal(packed.padded()[0][3, :120], keys[3 * 640 : 3 * 640 + 120])
+
+
 @dataclass(frozen=True)
 class Uneven(Policy):
     """Keeps of the prompt, per layer and head, only positions that ``kept[layer][head]`` divides, and the last two."""

@@ -318,13 +318,13 @@ class Slots:
 
     def _move(self, index: Tensor, counts: Tensor, room: int, dense: bool) -> None:
         """Keys and values to where they are packed, or out of there into columns."""
-        rows = self.batch * self.heads
+        rows = index.flatten(0, 1)
         if self._packed is None:
             keys, values = self._keys.flatten(0, 2), self._values.flatten(0, 2)
-            start = self._keys.shape[2] * torch.arange(rows, device=index.device)
+            source = rows + self._keys.shape[2] * torch.arange(len(rows), device=index.device)[:, None]
         else:
-            keys, values, start = self._packed.keys.flatten(0, 1), self._packed.values.flatten(0, 1), self._packed.start
-        source = (index.flatten(0, 1) + start[:, None]).clamp(max=len(keys) - 1)
+            keys, values = self._packed.keys.flatten(0, 1), self._packed.values.flatten(0, 1)
+            source = self._packed.places(rows)
         if dense:
             self._keys, self._values = (
                 _resized(x.index_select(0, source.flatten()).view(*index.shape, x.shape[-1]), index.shape[2], room)
