@@ -143,10 +143,9 @@ class CAKE(Prefill):
         if not slots.fresh or not slots.exceeds(room):
             return
         self.check_room(room)
-        assert seen.rows is not None
-        rows = seen.rows.masked_fill(self.observed(slots)[:, :, None, None], 0.0)
+        rows = self._rows(slots, seen)
         mean, variance = moments(rows)
-        slots["indicator"] = pooled(mean + self.gamma * variance, self.kernel, "avg").mean(dim=2)
+        slots["indicator"] = self._indicator(mean, variance)
         state: Allocation = slots.state
         prompt = torch.as_tensor(slots.prompt_length).cpu().expand(slots.batch)
         cap = (prompt - self.observation_window).clamp(min=0)
@@ -156,6 +155,17 @@ class CAKE(Prefill):
             self._finish(state, pool, cap)
         elif self.cascade and self.split != "shuffled":
             self._shrink(state, pool, cap)
+
+    def score(self, slots: Slots, seen: Seen) -> Tensor:
+        return self._indicator(*moments(self._rows(slots, seen)))
+
+    def _rows(self, slots: Slots, seen: Seen) -> Tensor:
+        """X, with zeros in the place of the observation window."""
+        assert seen.rows is not None
+        return seen.rows.masked_fill(self.observed(slots)[:, :, None, None], 0.0)
+
+    def _indicator(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return pooled(mean + self.gamma * variance, self.kernel, "avg").mean(dim=2)
 
     def preference(self, rows: Tensor, variance: Tensor) -> Tensor:
         """P of one layer, float64 ``[batch]``, on the CPU.
