@@ -124,16 +124,18 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, weight: Tensor, real: Tensor, near: int) -> Tensor:
         """``query [b, s, g, n, d]`` (scaled), ``key, value [b, s, n, d]``, ``weight [b, s, n]``; like the query."""
-        n = query.shape[3]
         out = query.new_empty(*query.shape[:4], value.shape[-1])
         total = query.new_empty(query.shape[:4])
-        for start in range(0, n, BLOCK):
-            stop = min(start + BLOCK, n)
-            logits, pair, _ = _block(query, key, weight, real, near, start, stop)
-            logits = logits + pair.log()
-            total[..., start:stop] = logits.logsumexp(-1)
-            probs = (logits - total[..., start:stop, None]).exp()
-            out[..., start:stop, :] = probs @ value[:, :, None, :stop]
+        log_weight = weight.log()
+        for block in _blocks(query.shape[3], real, near):
+            logits = block.logits(query, key)
+            block.of_all(logits).add_(log_weight[:, :, None, None, : block.old])
+            block.of_near(logits).add_(block.pairs(log_weight, 0.0))
+            peak = logits.amax(-1, keepdim=True)
+            mass = logits.sub_(peak).exp_().sum(-1, keepdim=True)
+            rows = (logits @ value[:, :, : block.stop]).div_(mass)
+            out[..., block.rows, :] = rows.view(*query.shape[:3], -1, value.shape[-1])
+            total[..., block.rows] = (peak + mass.log()).view(*query.shape[:3], -1)
         ctx.save_for_backward(query, key, value, weight, real, out, total)
         ctx.near = near
         return out
@@ -144,34 +146,83 @@ class _Gated(torch.autograd.Function):
         (grad,) = grads
         d_query, d_weight = torch.empty_like(query), torch.zeros_like(weight)
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
-        n = query.shape[3]
-        for start in range(0, n, BLOCK):
-            stop = min(start + BLOCK, n)
-            logits, pair, free = _block(query, key, weight, real, ctx.near, start, stop)
-            share = (logits - total[..., start:stop, None]).clamp_(max=math.log(_STEEPEST)).exp_()
-            rows = grad[..., start:stop, :]
-            change = rows @ value[:, :, None, :stop].transpose(-1, -2)
-            change -= (rows * out[..., start:stop, :]).sum(-1, keepdim=True)
-            probs = share * pair
-            d_value[:, :, :stop] += (probs.transpose(-1, -2) @ rows).sum(2)
-            d_weight[:, :, :stop] += (share * change).mul_(free).sum((2, 3))
+        inner = (grad * out).sum(-1, keepdim=True)
+        for block in _blocks(query.shape[3], real, ctx.near):
+            rows, stop = block.flat(grad), block.stop
+            # Each key's odds against all that is in sight: a share of the attention for those that are in sight.
+            odds = block.logits(query, key).sub_(block.flat(total[..., None]))
+            odds.clamp_(max=math.log(_STEEPEST)).exp_()
+            pairs = block.pairs(weight, 1.0)
+            probs = odds.clone()
+            block.of_all(probs).mul_(weight[:, :, None, None, : block.old])
+            block.of_near(probs).mul_(pairs)
+            d_value[:, :, :stop] += probs.transpose(-1, -2) @ rows
+            change = (rows @ value[:, :, :stop].transpose(-1, -2)).sub_(block.flat(inner))
             d_logits = probs.mul_(change)
-            d_query[..., start:stop, :] = d_logits @ key[:, :, None, :stop]
-            d_key[:, :, :stop] += (d_logits.transpose(-1, -2) @ query[..., start:stop, :]).sum(2)
+            d_query[..., block.rows, :] = (d_logits @ key[:, :, :stop]).view(*query.shape[:3], -1, query.shape[-1])
+            d_key[:, :, :stop] += d_logits.transpose(-1, -2) @ block.flat(query)
+            by_weight = odds.mul_(change)
+            block.of_near(by_weight).masked_fill_(block.always, 0.0)
+            d_weight[:, :, :stop] += by_weight.sum(2)
         return d_query, d_key, d_value, d_weight, None, None
 
 
-def _block(
-    query: Tensor, key: Tensor, weight: Tensor, real: Tensor, near: int, start: int, stop: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of some rows ``[b, s, g, r, stop]``, -inf for what comes later; w and where it is F, broadcastable."""
-    logits = query[..., start:stop, :] @ key[:, :, None, :stop].transpose(-1, -2)
-    row = torch.arange(start, stop, device=query.device)[:, None]
-    column = torch.arange(stop, device=query.device)
-    logits = logits.masked_fill_(column > row, -torch.inf)
-    always = (row == column) | ((row - column < near) & (row >= column) & real[:, None, None, None, :stop])
-    pair = torch.where(always, 1.0, weight[:, :, None, None, :stop])
-    return logits, pair, ~always
+@dataclass(frozen=True)
+class _Block:
+    """Some rows, and the keys that they can see: ``old`` ones, and then those near enough to be seen by right.
+
+    Attributes:
+        start: first row.
+        stop: row behind the last.
+        old: keys before the first that a row sees by right.
+        always: bool, broadcastable to ``[b, s, g, r, stop - old]``: keys that are seen whatever their weight.
+    """
+
+    start: int
+    stop: int
+    old: int
+    always: Tensor
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """These rows of ``[b, s, g, n, d]`` as ``[b, s, g r, d]``."""
+        return x[..., self.rows, :].flatten(2, 3)
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        """``[b, s, g r, stop]``, -inf for what comes later."""
+        found = self.flat(query) @ key[:, :, : self.stop].transpose(-1, -2)
+        r = self.stop - self.start
+        later = torch.ones(r, r, dtype=torch.bool, device=query.device).triu_(1)
+        self._rows_apart(found)[..., self.start :].masked_fill_(later, -torch.inf)
+        return found
+
+    def pairs(self, weight: Tensor, seen: float) -> Tensor:
+        """``[b, s, 1, r, stop - old]`` of ``weight [b, s, n]``: ``seen`` where a key is seen by right."""
+        return torch.where(self.always, seen, weight[:, :, None, None, self.old : self.stop])
+
+    def of_all(self, x: Tensor) -> Tensor:
+        """The old keys' columns of ``[b, s, g r, stop]``, as ``[b, s, g, r, old]``."""
+        return self._rows_apart(x)[..., : self.old]
+
+    def of_near(self, x: Tensor) -> Tensor:
+        """The other columns."""
+        return self._rows_apart(x)[..., self.old :]
+
+    def _rows_apart(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (-1, self.stop - self.start))
+
+
+def _blocks(n: int, real: Tensor, near: int) -> Iterator[_Block]:
+    for start in range(0, n, BLOCK):
+        stop = min(start + BLOCK, n)
+        old = max(0, start - near + 1)
+        row = torch.arange(start, stop, device=real.device)[:, None]
+        column = torch.arange(old, stop, device=real.device)
+        close = (row - column < near) & (row >= column) & real[:, None, None, None, old:stop]
+        yield _Block(start, stop, old, close | (row == column))
 
 
 def attend(
