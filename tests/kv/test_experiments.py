@@ -30,7 +30,7 @@ def test_claims_speak_of_cells_that_are_measured(experiment):
             continue
         for side in (claim.treatment, claim.control):
             if not isinstance(side, float | int):
-                wanted = {**claim.where, **side}
+                wanted = {k: v for k, v in {**claim.where, **side}.items() if k not in experiment.dimensions}
                 matches = [
                     c for c in cells if all(c.get(k) in (v if isinstance(v, list) else [v]) for k, v in wanted.items())
                 ]
