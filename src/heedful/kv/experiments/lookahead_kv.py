@@ -1,0 +1,543 @@
+"""LookaheadKV: can a few trained tokens behind the prompt tell what the answer will need, without writing it?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from heedful.kv.experiments import MODEL, PREFILL_RUNTIME
+from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from heedful.lab import Context
+
+DRAFTER = "task-mini-1"
+FAR = ("early", "twohop", "copy")
+"""Tasks whose answer decides what matters: the end of the prompt does not tell, or not all of it."""
+NEAR = ("niah1", "mk1")
+"""Tasks whose question ends the prompt."""
+LEFT_OUT = "marked"
+"""A task that training has not seen."""
+METHODS = (
+    "oracle",
+    "lookaheadkv",
+    "laq",
+    "speckv",
+    "snapkv",
+    "pyramidkv",
+    "tova",
+    "h2o",
+    "streaming-llm",
+    "random",
+)
+SPECS = {"snapkv": "snapkv:observation_window=8", "pyramidkv": "pyramidkv:observation_window=8"}
+"""Where a method's own default does not fit budgets of a dozen entries: the window that its authors use."""
+MAIN_SHARE = 0.1
+
+WHOLE = "tokens=32"
+VARIANTS: dict[str, dict[str, Any]] = {
+    WHOLE: {},
+    "tokens=16": {"tokens": 16},
+    "tokens=8": {"tokens": 8},
+    "tokens=4": {"tokens": 4},
+    "without LoRA": {"rank": 0},
+    "without tokens": {"rows": "prompt"},
+}
+"""Parts that are trained here, for equally many steps."""
+TIMED = ("lookaheadkv", "laq", "snapkv")
+
+
+def grids(params: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
+    windows = [f"kernel={k},observation_window={w}" for k, w in ((5, 8), (1, 8), (7, 16), (1, 16))]
+    drafts = ["kernel=7", "kernel=3", "kernel=1", "kernel=7,draft=16"]
+    settings = {
+        "lookaheadkv": ["kernel=7", "kernel=3", "kernel=1", "kernel=7,keep_last=8"],
+        "laq": drafts,
+        "speckv": drafts,
+        "snapkv": windows,
+        "pyramidkv": windows,
+        "h2o": [f"recent={n}" for n in (13, 2, 6, 20)],
+        "streaming-llm": [f"sinks={n}" for n in (4, 1, 8, 16)],
+    }
+    return {method: [{"setting": text} for text in texts[: params["settings"]]] for method, texts in settings.items()}
+
+
+def tuning_cells(params: Mapping[str, Any], method: str, setting: Mapping[str, Any]) -> Iterator[Cell]:
+    for task in params["tuned_tasks"]:
+        yield Cell.of(
+            part="quality", split="calibration", task=task, seed=0, chunk=0, tune=method, setting=setting["setting"]
+        )
+
+
+def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[Cell]:
+    for task in params["ablation_tasks"]:
+        for variant, trainings in params["trainings"].items():
+            for trained in range(trainings):
+                yield Cell.of(
+                    part="ablation", split="test", task=task, seed=0, chunk=0, variant=variant, trained=trained
+                )
+    for task in params["tasks"]:
+        for seed in params["seeds"]:
+            for chunk in range(params["chunks"]):
+                yield Cell.of(part="quality", split="test", task=task, seed=seed, chunk=chunk)
+    yield Cell.of(part="size", seed=0)
+    for context in params["contexts"]:
+        for seed in range(params["timings"]):
+            yield Cell.of(exclusive=True, part="overhead", context=context, seed=seed)
+
+
+def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
+    from heedful.kv.experiments import _lookahead_kv
+
+    yield from _lookahead_kv.PARTS[cell["part"]](cell, ctx)
+
+
+def figures(rows: pl.DataFrame) -> Sequence[Figure]:
+    from heedful.kv.experiments import _lookahead_kv_figures
+
+    return _lookahead_kv_figures.figures(rows)
+
+
+def _digests(params: Mapping[str, Any]) -> dict[str, str]:
+    from heedful import models
+    from heedful.kv.lookahead_kv import FILE
+
+    parts = models.path(MODEL) / FILE
+    found = {name: models.digest(name) for name in (MODEL, DRAFTER)}
+    return found | {FILE: hashlib.sha256(parts.read_bytes()).hexdigest()} if parts.is_file() else found
+
+
+_ITEMS: dict[str, Any] = {"unit": ("item",), "fixed": "one checkpoint"}
+
+
+def _against(
+    control: str, task: str, share: float = MAIN_SHARE, method: str = "lookaheadkv", tuned: bool = False
+) -> dict[str, Any]:
+    return {
+        "treatment": {"method": method},
+        "control": {"method": control},
+        "where": {"part": "quality", "split": "test", "task": task, "share": share, "tuned": tuned},
+    }
+
+
+def _ablation(control: str, variant: str = WHOLE) -> dict[str, Any]:
+    return {
+        "treatment": {"variant": variant},
+        "control": {"variant": control},
+        "where": {"part": "ablation", "task": list(FAR), "method": "lookaheadkv", "share": MAIN_SHARE, "trained": 0},
+        "unit": ("task", "item"),
+        "fixed": "one checkpoint, one training of each, three tasks",
+    }
+
+
+experiment = Experiment(
+    slug="lookahead-kv",
+    room="kv",
+    title="LookaheadKV",
+    question="Can a few trained soft tokens behind the prompt tell which prompt entries the coming answer will need, "
+    "as well as a generated draft would and at almost no cost?",
+    summary="Keeps the prompt entries that trained lookahead tokens, with a LoRA on their rows alone, attend to.",
+    paper=Paper(
+        title="LookaheadKV: Fast and Accurate KV Cache Eviction by Glimpsing into the Future without Generation",
+        authors="Ahn, Seong, Kedia, Kim, Jang, Lee, Jeon",
+        year=2026,
+        arxiv="2603.10899",
+        venue="ICLR 2026",
+    ),
+    metrics=(
+        Metric(
+            "accuracy",
+            "1",
+            "higher",
+            "Share of items whose whole answer is predicted right, fed the true tokens so far.",
+        ),
+        Metric(
+            "kl",
+            "nats",
+            "lower",
+            "KL divergence of the next token's distribution from the full cache's, mean over the answer's tokens after "
+            "the first, which is predicted before anything is evicted.",
+        ),
+        Metric(
+            "recall",
+            "1",
+            "higher",
+            "Share of the entries that the true answer attends to most (as many as the budget) that are kept, mean "
+            "over layers and KV heads.",
+        ),
+        Metric(
+            "spearman",
+            "1",
+            "higher",
+            "Rank correlation, before pooling, of the scores with the true answer's attention over the prompt, mean "
+            "over layers and KV heads.",
+        ),
+        Metric("slots", "1", "neither", "Entries per layer and KV head at the end, mean."),
+        Metric("extra_parameters", "1", "lower", "Parameters of the trained parts over the model's."),
+        Metric(
+            "overhead", "1", "lower", "Time to read a prompt and evict over the time to read it, less one.", timing=True
+        ),
+        Metric("prefill_s", "s", "lower", "Time to read a prompt and evict, one thread.", timing=True),
+    ),
+    dimensions=("item", "method", "share", "tuned"),
+    scales={
+        "smoke": Scale(
+            {
+                "seeds": [0],
+                "chunks": 1,
+                "items": 2,
+                "batch": 2,
+                "length": 256,
+                "tasks": ["twohop"],
+                "shares": [0.1, 1.0],
+                "tuned_tasks": ["twohop"],
+                "settings": 1,
+                "ablation_tasks": ["twohop"],
+                "ablation_shares": [0.1],
+                "trainings": {WHOLE: 1},
+                "train_steps": 1,
+                "train_batch": 2,
+                "contexts": [256],
+                "timings": 2,
+            },
+            limit_s=120,
+            leaves_out="Everything but a check that it runs.",
+        ),
+        "small": Scale(
+            {
+                "seeds": [0, 1, 2],
+                "chunks": 1,
+                "items": 32,
+                "batch": 32,
+                "length": 256,
+                "tasks": [*FAR, *NEAR, LEFT_OUT],
+                "shares": [0.05, 0.1, 0.2, 0.5, 1.0],
+                "tuned_tasks": [*FAR],
+                "settings": 4,
+                "ablation_tasks": [*FAR],
+                "ablation_shares": [0.05, 0.1, 0.2],
+                "trainings": {variant: 3 if variant == WHOLE else 1 for variant in VARIANTS},
+                "train_steps": 120,
+                "train_batch": 16,
+                "contexts": [512, 1024, 2048],
+                "timings": 5,
+            },
+            limit_s=600,
+            repeats=3,
+            leaves_out="Llama and Qwen models and their benchmarks (MT-Bench, LongBench, RULER); prompts beyond 256 "
+            "tokens (overhead: 2048); 96 items a task; one training of each ablation, and three short ones of the "
+            "whole method; plain text; sampled answers; ranks other than 8.",
+        ),
+        "full": Scale(
+            {
+                "seeds": list(range(10)),
+                "chunks": 2,
+                "items": 50,
+                "batch": 50,
+                "length": 256,
+                "tasks": [*FAR, *NEAR, LEFT_OUT],
+                "shares": [0.05, 0.1, 0.2, 0.5, 1.0],
+                "tuned_tasks": [*FAR],
+                "settings": 4,
+                "ablation_tasks": [*FAR],
+                "ablation_shares": [0.05, 0.1, 0.2],
+                "trainings": {variant: 5 for variant in VARIANTS},
+                "train_steps": 600,
+                "train_batch": 32,
+                "contexts": [512, 2048, 8192, 32768],
+                "timings": 10,
+            },
+            limit_s=7200,
+            leaves_out="Llama and Qwen models and their benchmarks; prompts beyond 256 tokens but for overhead; plain "
+            "text; sampled answers; ranks other than 8.",
+        ),
+    },
+    cells=cells,
+    measure=measure,
+    figures=figures,
+    tuning=Tuning(grids, tuning_cells, "accuracy"),
+    inputs=_digests,
+    modules=(
+        *PREFILL_RUNTIME,
+        "heedful.kv.experiments._lookahead_kv",
+        "heedful.kv.foresight",
+        "heedful.kv.h2o",
+        "heedful.kv.laq",
+        "heedful.kv.layer_budgets",
+        "heedful.kv.lookahead_kv",
+        "heedful.kv.lookahead_training",
+        "heedful.kv.oracle",
+        "heedful.kv.pyramidkv",
+        "heedful.kv.snapkv",
+        "heedful.kv.spec_kv",
+        "heedful.kv.streaming_llm",
+        "heedful.kv.tova",
+    ),
+    claims=(
+        *(
+            Claim(
+                f"knows-{task}",
+                f"With the full cache the model answers at least 95 % of {task}, so that losses are the policy's.",
+                "accuracy",
+                rule="noninferior",
+                control=0.95,
+                treatment={"method": "full"},
+                where={"part": "quality", "split": "test", "task": task},
+                **_ITEMS,
+            )
+            for task in (*FAR, *NEAR, LEFT_OUT)
+        ),
+        Claim(
+            "attention-matters",
+            "At 10 % what the true answer attends to matters: the oracle answers more of early than a random subset.",
+            "accuracy",
+            rule="superior",
+            d=0.2,
+            **_against("random", "early", method="oracle"),
+            **_ITEMS,
+        ),
+        *(
+            Claim(
+                f"beats-snapkv-{task}",
+                f"At 10 % it answers more of {task} than SnapKV, whose window does not see {what}.",
+                "accuracy",
+                rule="superior",
+                d=0.05,
+                **_against("snapkv", task),
+                **_ITEMS,
+                published="MT-Bench at 64 entries, Llama-3.1-8B: 7.26 against 6.80" if task == "early" else "",
+            )
+            for task, what in (("early", "the question"), ("twohop", "the second hop's key"), ("copy", "the span"))
+        ),
+        Claim(
+            "faithful",
+            "At 10 % its distributions on early are closer to the full cache's than SnapKV's.",
+            "kl",
+            rule="superior",
+            d=0.05,
+            **_against("snapkv", "early"),
+            **_ITEMS,
+        ),
+        *(
+            Claim(
+                f"no-worse-than-laq-{task}",
+                f"At 10 % it answers no less of {task} than LAQ, which writes a draft first.",
+                "accuracy",
+                rule="noninferior",
+                d=0.05,
+                **_against("laq", task),
+                **_ITEMS,
+                published="MT-Bench at 64 entries, Llama-3.1-8B: 7.26 against 7.10" if task == "early" else "",
+            )
+            for task in FAR
+        ),
+        Claim(
+            "beats-speckv",
+            "At 10 % it answers more of early than SpecKV, whose small model does not know the task.",
+            "accuracy",
+            rule="superior",
+            d=0.05,
+            **_against("speckv", "early"),
+            **_ITEMS,
+        ),
+        Claim(
+            "beats-pyramidkv",
+            "At 10 % it answers more of early than PyramidKV.",
+            "accuracy",
+            rule="superior",
+            d=0.05,
+            **_against("pyramidkv", "early"),
+            **_ITEMS,
+            published="MT-Bench at 64 entries, Llama-3.1-8B: 7.26 against 6.85",
+        ),
+        Claim(
+            "finds-the-truth",
+            "At 10 % it keeps more of what the true answer attends to than SnapKV, on early.",
+            "recall",
+            rule="superior",
+            d=0.05,
+            **_against("snapkv", "early"),
+            **_ITEMS,
+        ),
+        Claim(
+            "tuned-beats-snapkv",
+            "Tuned with equal effort, at 10 % it answers more of early than SnapKV.",
+            "accuracy",
+            rule="superior",
+            d=0.05,
+            **_against("snapkv", "early", tuned=True),
+            **_ITEMS,
+        ),
+        Claim(
+            "tuned-no-worse-than-laq",
+            "Tuned with equal effort, at 10 % it answers no less of early than LAQ.",
+            "accuracy",
+            rule="noninferior",
+            d=0.05,
+            **_against("laq", "early", tuned=True),
+            **_ITEMS,
+        ),
+        Claim(
+            "over-trainings",
+            "Trained again from other seeds, for a short time, it still keeps more of early's truth at 10 % than "
+            "SnapKV.",
+            "recall",
+            rule="superior",
+            d=0.02,
+            unit=("trained",),
+            fixed="one checkpoint, the items",
+            treatment={"method": "lookaheadkv"},
+            control={"method": "snapkv"},
+            where={"part": "ablation", "variant": WHOLE, "task": "early", "share": MAIN_SHARE},
+        ),
+        Claim(
+            "lora-needed",
+            "Tokens without a LoRA keep less of the truth at 10 %.",
+            "recall",
+            rule="superior",
+            d=0.02,
+            **_ablation("without LoRA"),
+            published="both parts needed; tokens alone notably lower",
+        ),
+        Claim(
+            "tokens-needed",
+            "A LoRA on the prompt's own last tokens keeps less of the truth at 10 %.",
+            "recall",
+            rule="superior",
+            d=0.02,
+            **_ablation("without tokens"),
+            published="both parts needed",
+        ),
+        Claim(
+            "saturates",
+            "Half of the 32 tokens keep as much of the truth at 10 %.",
+            "recall",
+            rule="tie",
+            d=0.02,
+            **_ablation("tokens=16"),
+            published="saturates at 32 tokens",
+        ),
+        Claim(
+            "cheaper-than-laq",
+            "At 2048 tokens it adds less to the time of reading a prompt than LAQ.",
+            "overhead",
+            rule="superior",
+            d=0.0,
+            unit=("seed",),
+            fixed="one geometry, one thread",
+            treatment={"method": "lookaheadkv"},
+            control={"method": "laq"},
+            where={"part": "overhead", "context": 2048},
+            published="2.16 % against 31.32 % at 32k",
+        ),
+        Claim(
+            "cheap",
+            "At 512 tokens, of which the 32 lookahead tokens are a sixteenth, it adds less than 15 %.",
+            "overhead",
+            rule="superior",
+            control=0.15,
+            unit=("seed",),
+            fixed="one geometry, one thread",
+            treatment={"method": "lookaheadkv"},
+            where={"part": "overhead", "context": 512},
+            published="2.16 % at 32k",
+        ),
+        Claim(
+            "cheaper-with-length",
+            "At 2048 tokens it adds less than at 512.",
+            "overhead",
+            rule="superior",
+            d=0.0,
+            unit=("seed",),
+            fixed="one geometry, one thread",
+            treatment={"context": 2048},
+            control={"context": 512},
+            where={"part": "overhead", "method": "lookaheadkv"},
+        ),
+        *(
+            Claim(
+                f"question-last-{task}",
+                f"Where the question ends the prompt ({task}), SnapKV sees it: a tie at 10 %.",
+                "accuracy",
+                rule="tie",
+                d=0.05,
+                boundary=True,
+                **_against("snapkv", task),
+                **_ITEMS,
+            )
+            for task in NEAR
+        ),
+        Claim(
+            "large-budget",
+            "At half of the prompt there is little to win: within five points of SnapKV on early.",
+            "accuracy",
+            rule="tie",
+            d=0.05,
+            boundary=True,
+            **_against("snapkv", "early", share=0.5),
+            **_ITEMS,
+        ),
+        Claim(
+            "left-out",
+            "On a task that training has not seen, whose question ends the prompt, SnapKV is no worse at 10 %.",
+            "accuracy",
+            rule="noninferior",
+            d=0.02,
+            boundary=True,
+            **_against("lookaheadkv", LEFT_OUT, method="snapkv"),
+            **_ITEMS,
+        ),
+        Claim(
+            "bound",
+            "It does not keep more of the truth than the oracle does.",
+            "recall",
+            rule="noninferior",
+            d=0.0,
+            boundary=True,
+            **_against("lookaheadkv", "early", method="oracle"),
+            **_ITEMS,
+        ),
+        Claim(
+            "whole-budget",
+            "With a budget of the whole prompt nothing changes.",
+            "kl",
+            rule="tie",
+            d=1e-6,
+            boundary=True,
+            treatment={"method": "lookaheadkv", "share": 1.0},
+            control={"method": "full"},
+            where={"part": "quality", "split": "test", "task": "copy"},
+            unit=("item",),
+        ),
+        Claim(
+            "sampled",
+            "Sampled answers are foreseen less well than greedy ones.",
+            "recall",
+            boundary=True,
+            reason="the tasks' answers are determined, so that a model which knows them samples what it would say "
+            "greedily",
+        ),
+        Claim(
+            "longer",
+            "Trained at one length, it still works at twice that length.",
+            "accuracy",
+            reason="the model answers early and copy up to 256 tokens only",
+            published="trained at 16k, still good at 32k",
+        ),
+    ),
+    example=f"""\
+from heedful import models
+from heedful.kv import LookaheadKV, Share
+
+model, tokenizer = models.load("{MODEL}")
+policy = LookaheadKV(budget=Share(0.25))
+cache = policy.cache_for(model)
+prompt = "<bos> F3 F9 ; K7 V2 V5 ; F1 F4 F2 F2 ; K1 V9 V3 ; F8 F3 <q> K7 <a>"
+inputs = tokenizer(prompt, return_tensors="pt")
+model.generate(**inputs, past_key_values=cache, max_new_tokens=4, do_sample=False)
+print(cache.usage().slots)
+""",
+)
