@@ -15,13 +15,14 @@ INTERVAL = "plus_minus is half the 95 % interval over items"
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     quality = rows.filter(pl.col("part") == "quality")
-    plain = quality.filter(pl.col("method").is_in(["full", "cake", *RIVALS]))
+    known = quality.filter(pl.col("task").is_in(KNOWN))
+    plain = known.filter(pl.col("method").is_in(["full", "cake", *RIVALS]))
     found = [
-        _all_tasks(plain.filter(pl.col("task").is_in(KNOWN))),
+        _all_tasks(plain),
         _by_task(plain),
-        _others(quality.filter(pl.col("task").is_in(KNOWN))),
-        _layers(rows.filter(pl.col("layer_slots").is_not_null())),
-        _variation(rows.filter((pl.col("part") == "layers") & pl.col("cv").is_not_null())),
+        _others(known),
+        _layers(rows.filter(pl.col("layer_slots").is_not_null() & pl.col("task").is_in(KNOWN))),
+        _variation(rows.filter(pl.col("cv").is_not_null() & pl.col("task").is_in(KNOWN))),
         _split(rows.filter((pl.col("part") == "oracle") & pl.col("accuracy").is_not_null())),
         _late(rows.filter(pl.col("part") == "late")),
         _memory(rows.filter(pl.col("part") == "memory")),
