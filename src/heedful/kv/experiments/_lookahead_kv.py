@@ -19,13 +19,14 @@ from heedful.kv.attention import Seen
 from heedful.kv.base import Policy
 from heedful.kv.baselines import Full
 from heedful.kv.cache import EvictingCache
-from heedful.kv.experiments import MODEL, _retrieval, _work
+from heedful.kv.experiments import MODEL, _work
 from heedful.kv.experiments.lookahead_kv import (
     DRAFTER,
     FAR,
     MAIN_SHARE,
     METHODS,
     NEAR,
+    OPTIONS,
     SPECS,
     TIMED,
     VARIANTS,
@@ -124,7 +125,10 @@ def _trained(cell: Cell, ctx: Context) -> Path:
 @torch.inference_mode()
 def _answers(cell: Cell, ctx: Context, contenders: Sequence[Contender]) -> Iterator[Row]:
     """Answers to a cell's items, fed the true tokens, and what was kept; the full cache is the reference."""
-    work, size, length = _retrieval.items(cell, ctx), ctx.params["batch"], ctx.params["length"]
+    count, size, length = (ctx.params[name] for name in ("items", "batch", "length"))
+    work = _work.items(
+        cell["task"], 1_000 * cell["seed"] + cell["chunk"], count, length, cell["split"], **OPTIONS.get(cell["task"], {})
+    )
     first = 100_000 * cell["seed"] + ctx.params["items"] * cell["chunk"]
     for start in range(0, len(work), size):
         batch = _Batch(_work.model(MODEL, ctx.device), work[start : start + size], ctx.device)
