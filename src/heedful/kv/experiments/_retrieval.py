@@ -42,6 +42,7 @@ def measure(
     window: int = 32,
     sums: bool = True,
     policy_for: Any = None,
+    work: Sequence[Item] | None = None,
 ) -> Iterator[Row]:
     """Answers to the items of a cell (``task``, ``seed``, ``chunk``, perhaps ``split``) under every contender.
 
@@ -53,13 +54,14 @@ def measure(
         sums: whether one of them reads column sums.
         policy_for: ``(spec, slots, items of the cell) -> policy, or a function from a batch's indices to one``, where
             :func:`~heedful.kv.policies.make` does not do.
+        work: the items, where :func:`items` does not do.
 
     Yields:
         per contender and item: ``method``, ``share``, ``item`` (unique over seeds and chunks), ``accuracy`` (1 if the
         whole scored answer is right), ``token_accuracy``, ``slots``, ``held_peak``.
     """
     protocol = cell["task"].partition("@")[2]
-    work = items(cell, ctx)
+    work = items(cell, ctx) if work is None else work
     make_it = policy_for or (lambda spec, slots, mine: make(spec, slots))
     length = ctx.params["length"]
     policies = [make_it(spec, round(share * length), work) for spec, share in contenders]
