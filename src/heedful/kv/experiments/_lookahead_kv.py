@@ -126,9 +126,8 @@ def _trained(cell: Cell, ctx: Context) -> Path:
 def _answers(cell: Cell, ctx: Context, contenders: Sequence[Contender]) -> Iterator[Row]:
     """Answers to a cell's items, fed the true tokens, and what was kept; the full cache is the reference."""
     count, size, length = (ctx.params[name] for name in ("items", "batch", "length"))
-    work = _work.items(
-        cell["task"], 1_000 * cell["seed"] + cell["chunk"], count, length, cell["split"], **OPTIONS.get(cell["task"], {})
-    )
+    seed, options = 1_000 * cell["seed"] + cell["chunk"], OPTIONS.get(cell["task"], {})
+    work = _work.items(cell["task"], seed, count, length, cell["split"], **options)
     first = 100_000 * cell["seed"] + ctx.params["items"] * cell["chunk"]
     for start in range(0, len(work), size):
         batch = _Batch(_work.model(MODEL, ctx.device), work[start : start + size], ctx.device)
