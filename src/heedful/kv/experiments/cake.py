@@ -189,7 +189,7 @@ experiment = Experiment(
             {
                 "seeds": [0, 1, 2],
                 "length": LENGTH,
-                "chunks": 2,
+                "chunks": 1,
                 "items": 32,
                 "batch": 16,
                 "tasks": [*KNOWN, "mv", "mk2"],
@@ -210,7 +210,7 @@ experiment = Experiment(
             leaves_out="Language models of billions of parameters, LongBench and NeedleBench; contexts beyond 512 "
             "tokens for quality and beyond 8192 for memory and speed; decode latency on a GPU with FlashAttention; cwe "
             "and fwe, which the model does not know; a model that only its early layers matter to; combination with "
-            "a quantised cache; 192 items a task instead of 600; tau beyond 0.4, 1 and 2.",
+            "a quantised cache; 96 items a task instead of 600; tau beyond 0.4, 1 and 2.",
         ),
         "full": Scale(
             {
