@@ -10,13 +10,15 @@ import pytest
 from heedful import models
 from heedful.cli import main
 from heedful.kv.base import Share
-from heedful.kv.commands import embedded, options, page
+from heedful.kv.commands import embedded, options, outcomes, page, playing
 from heedful.kv.evaluate import play
 from heedful.kv.experiments import _work
 from heedful.kv.policies import make
 from heedful.lab.errors import LabError, WorkError
 from heedful.lab.report.comparisons import read_comparisons
 
+ONCE = {"snapkv", "pyramidkv", "adakv", "ada-criticalkv", "defensivekv", "layer-defensivekv", "cake"}
+"""Default policies that decide once, when the prompt has been read."""
 MINI = ("--model", "task-mini-1", "--workers", "1", "--length", "64")
 
 
@@ -38,20 +40,21 @@ def compare(capsys, tmp_path, monkeypatch):
 def measured():
     """Every policy on one task of each group: the jobs with their rows."""
     works = embedded.plan("task-mini-1", ["mk1", "ledger-spoken"], 64, pytest.fail)
-    todo = embedded.jobs("task-mini-1", works, None, [Share(0.3), Share(0.5), Share(1.0)], 6, 3, pytest.fail)
-    outcomes = embedded.run(todo, 1, lambda *_: None)
-    return list(zip(todo, embedded.rows(todo, outcomes), strict=True))
+    todo = embedded.jobs("task-mini-1", works, None, [Share(0.3), Share(0.5), Share(1.0)], 6, 3, lambda _: None)
+    found = playing.run(todo, 1, lambda *_: None)
+    return list(zip(todo, outcomes.rows(todo, found), strict=True))
 
 
 def rows_of(measured, **where):
     return [row for _, row in measured if all(row[key] == value for key, value in where.items())]
 
 
-def test_policies_that_never_evict_a_prompt_are_only_in_the_decode_group(measured):
+def test_each_group_has_the_policies_whose_eviction_shows_there(measured):
     policies = {task: {row["policy"] for row in rows_of(measured, task=task)} for task in ("mk1", "ledger-spoken")}
-    plain = {"full", "clairvoyant", "h2o", "tova", "streaming-llm", "local", "random"}
-    assert policies["mk1"] == plain
-    assert policies["ledger-spoken"] == plain | {"h2o+window", "lazy-eviction:alpha=0.02", "raas:alpha=0.02"}
+    plain = {"full", "clairvoyant", "h2o", "tova", "streaming-llm", "random"}
+    assert policies["mk1"] == plain | ONCE
+    lasting = {"local", "h2o+window", "lazy-eviction:alpha=0.02", "raas:alpha=0.02"}
+    assert policies["ledger-spoken"] == plain | lasting
 
 
 def test_full_agrees_with_play_and_differs_by_nothing_from_itself(measured):
@@ -78,8 +81,10 @@ def test_slots_are_the_budget_at_the_end_and_what_the_protocol_says_at_the_peak(
             continue
         budget = {"30%": 19, "50%": 32}[row["budget"]]
         assert row["budget_slots"] == budget
-        window = 16 if row["policy"] in ("h2o+window", "lazy-eviction:alpha=0.02") else 1
-        assert budget <= row["slots"] < budget + window, row
+        more = 16 if row["policy"] in ("h2o+window", "lazy-eviction:alpha=0.02") else 1
+        more = 4 if row["policy"] in ONCE else more  # the answer's tokens are added
+        assert budget <= row["slots"] < budget + more, row
+        window = more if job.work.group == "decode" else 1
         peak = budget + window if job.work.group == "decode" else 61
         assert row["peak_slots"] == pytest.approx(peak, abs=1e-9), row
         assert row["bytes"] <= row["peak_bytes"]
@@ -108,8 +113,8 @@ def test_intervals_hold_their_means_and_differences_are_paired(measured):
 
 
 def test_results_do_not_depend_on_the_number_of_workers(measured):
-    todo = [job for job, _ in measured if job.asked in ("", "30%")][::3]
-    alone, together = (embedded.run(todo, workers, lambda *_: None) for workers in (1, 2))
+    todo = [job for job, _ in measured if job.contender.budget in ("", "30%")][::3]
+    alone, together = (playing.run(todo, workers, lambda *_: None) for workers in (1, 2))
     for one, two in zip(alone, together, strict=True):
         assert np.array_equal(one.right, two.right)
         assert (one.slots, one.peak_slots, one.nbytes, one.peak_nbytes) == (
@@ -180,6 +185,7 @@ def test_printed_stored_and_published(compare, tmp_path):
     assert [title for title, *_ in stored.figures] == [
         "Prompt eviction: accuracy against slots",
         "Prompt eviction: accuracy against memory",
+        "What is kept of one item of niah1",
     ]
     _, _, spec, behind = stored.figures[0]
     assert spec["facet"]["field"] == "task" and len(spec["spec"]["layer"]) == 4
@@ -203,8 +209,14 @@ REFUSED = {
     "unknown parameter": (("--policies", "tova:alpha=1"), ("no parameter 'alpha'",)),
     "parameter out of range": (("--policies", "raas:alpha=-1"), ("policy 'raas:alpha=-1'", "alpha=-1")),
     "parameter of another kind": (("--policies", "raas:alpha=abc"), ("policy 'raas:alpha=abc'",)),
-    "budget in a policy": (("--policies", "h2o:budget=8"), ("give its budget with --budgets",)),
+    "budget in a policy": (("--policies", "h2o:budget=8"), ("give the budget as an option",)),
     "no policy": (("--policies", ","), ("--policies is empty",)),
+    "unknown protocol": (("--protocol", "blind"), ("--protocol 'blind': must be one of aware, agnostic, reask",)),
+    "no such protocol": (
+        ("--protocol", "agnostic", "--tasks", "ledger"), ("task 'ledger' has no protocol 'agnostic'",)
+    ),
+    "nothing to play": (("--policies", "cake", "--tasks", "ledger-spoken"), ("no policy is left on these tasks",)),
+    "missing parts": (("--policies", "attention-gate"), ("policy 'attention-gate'", "no gate.safetensors")),
     "unknown task": (("--tasks", "ledgr"), ("unknown task 'ledgr'", "did you mean 'ledger'?")),
     "unknown operand process": (("--tasks", "ledger:zapf"), ("task 'ledger:zapf'", "unknown operand process")),
     "task without processes": (("--tasks", "niah1:zipf"), ("task 'niah1:zipf'",)),
@@ -232,7 +244,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("words", "parts"), REFUSED.values(), ids=REFUSED)
 def test_bad_usage_is_one_line_before_any_work(compare, monkeypatch, words, parts):
-    monkeypatch.setattr(embedded, "run", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(playing, "run", lambda *_: pytest.fail("worked"))
     status, out, err = compare(*MINI, *words)
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1
@@ -241,7 +253,7 @@ def test_bad_usage_is_one_line_before_any_work(compare, monkeypatch, words, part
 
 
 def test_an_unwritable_folder_is_one_line_before_any_work(compare, monkeypatch, tmp_path):
-    monkeypatch.setattr(embedded, "run", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(playing, "run", lambda *_: pytest.fail("worked"))
     (tmp_path / "file").write_text("")
     for words in (("--out", "file"), ("--out", "file/below"), ("--site", "file/below/site")):
         status, out, err = compare(*MINI, *words)
@@ -258,7 +270,7 @@ def test_a_dead_worker_is_one_line_and_status_1(compare, monkeypatch):
     def die(*_):
         raise BrokenProcessPool("A process in the process pool was terminated abruptly")
 
-    monkeypatch.setattr(embedded, "run", die)
+    monkeypatch.setattr(playing, "run", die)
     status, out, err = compare(*MINI, "--budgets", "50%")
     assert (status, out) == (1, "")
     assert err.splitlines()[-1] == (
@@ -290,7 +302,8 @@ def test_default_policies_that_cannot_work_are_left_out_as_long_as_others_can():
     heard = []
     work = embedded.Work("recall", 64, "decode")
     todo = embedded.jobs("task-mini-1", [work, work], None, [Share(0.2)], 4, 0, heard.append)
-    assert "h2o" in {job.spec for job in todo} and "lazy-eviction:alpha=0.02" not in {job.spec for job in todo}
+    specs = {job.contender.spec for job in todo}
+    assert "h2o" in specs and "lazy-eviction:alpha=0.02" not in specs
     assert heard == [
         "left out: policy 'lazy-eviction:alpha=0.02': budget=12: lazy-eviction needs at least 17 slots; "
         "that is 20% of 64 tokens"
@@ -302,9 +315,127 @@ def test_default_policies_that_cannot_work_are_left_out_as_long_as_others_can():
 def test_policies_that_never_shrink_a_prompt_are_named_where_that_is_asked_of_them():
     heard = []
     work = embedded.Work("niah1", 64, "prompt")
-    todo = embedded.jobs("task-mini-1", [work], ["raas", "h2o"], [8], 4, 0, heard.append)
-    assert [job.spec for job in todo] == ["full", "h2o"]
-    assert heard == ["left out of 'niah1': policy 'raas' never shrinks a prompt"]
+    todo = embedded.jobs("task-mini-1", [work], ["raas", "lazy-eviction", "h2o"], [8], 4, 0, heard.append)
+    assert [job.contender.spec for job in todo] == ["full", "h2o"]
+    assert heard == ["left out of prompt eviction: raas, lazy-eviction: never shrink a prompt"]
+
+
+def test_policies_that_decide_once_are_named_where_their_decision_would_not_show():
+    heard = []
+    works = [embedded.Work("niah1", 64, "prompt"), embedded.Work("recall", 64, "decode")]
+    specs = ["snapkv", "cake", "cake:decode=capacity", "h2o"]
+    todo = embedded.jobs("task-mini-1", works, specs, [20], 4, 0, heard.append)
+    played = [(job.work.task, job.contender.spec) for job in todo]
+    assert played == [
+        ("niah1", "full"), ("niah1", "snapkv"), ("niah1", "cake"), ("niah1", "cake:decode=capacity"), ("niah1", "h2o"),
+        ("recall", "full"), ("recall", "cake:decode=capacity"), ("recall", "h2o"),
+    ]  # fmt: skip
+    assert heard == [
+        "left out of decode eviction: snapkv, cake: decide once, when the prompt has been read, which is short there"
+    ]
+    todo = embedded.jobs("task-mini-1", works, ["snapkv"], [20], 4, 0, heard.append)
+    assert {job.work.task for job in todo} == {"niah1"}
+    with pytest.raises(LabError, match="no policy is left on these tasks"):
+        embedded.jobs("task-mini-1", works[1:], ["snapkv"], [20], 4, 0, heard.append)
+
+
+def test_a_short_window_is_given_to_those_who_were_given_none():
+    found = options.contenders(
+        ["snapkv", "snapkv:observation_window=24", "laq", "h2o"], [25], 256, window=embedded.WINDOW
+    )
+    windows = [getattr(contender.policy, "observation_window", None) for contender in found]
+    assert windows == [None, 16, 24, 8, None]
+
+
+def test_prompts_that_are_read_once_give_what_each_policy_gets_by_itself(measured):
+    """What play_all shares must not show: the same answers, slots and bytes."""
+    jobs = [job for job, _ in measured if job.work.task == "mk1" and job.contender.budget in ("", "30%")]
+    together = playing.measure(jobs)
+    for job, one in zip(jobs, together, strict=True):
+        (alone,) = playing.measure([job])
+        drawn = embedded.drawn(job.work, job.seed, job.items)
+        episodes = [_work.episode(item) for item in drawn]
+        played = play(models.load(job.model)[0], playing.informed(job.policy, drawn, episodes), episodes, batch=6)
+        right = [float(p.correct.sum() == item.scored.sum()) for p, item in zip(played, drawn, strict=True)]
+        assert one.right.tolist() == alone.right.tolist() == right
+        assert one.slots == alone.slots == np.mean(played[0].usage.slots)
+        assert one.peak_slots == np.mean(played[0].usage.peak_slots)
+
+
+@pytest.mark.parametrize("protocol", ["aware", "agnostic", "reask"])
+def test_a_protocol_decides_when_the_cache_shrinks_and_which_answer_counts(protocol):
+    (work,) = embedded.plan("task-mini-1", ["mk1"], 64, lambda _: None, protocol)
+    todo = embedded.jobs("task-mini-1", [work], ["h2o", "snapkv", "oracle"], [24], 4, 5, pytest.fail)
+    rows = {row["policy"]: row for row in outcomes.rows(todo, playing.run(todo, 1, lambda *_: None))}
+    assert {row["task"] for row in rows.values()} == {"mk1" if protocol == "aware" else f"mk1@{protocol}"}
+    (item, *_) = embedded.drawn(work, 5, 4)
+    context, question = item.spans[0][2], item.spans[1][2]
+    assert question == item.prompt_length
+    first = context if protocol == "agnostic" else question
+    after = len(item.tokens) - 1 - first  # what is appended and stays, by policies that decide once
+    assert rows["full"]["slots"] == len(item.tokens) - 1
+    assert rows["snapkv"]["slots"] == rows["oracle"]["slots"] == 24 + after
+    assert rows["h2o"]["slots"] == 24
+    assert rows["snapkv"]["peak_slots"] == max(first, 24 + after)
+    spans = [name for name, *_ in item.spans]
+    assert spans.count("question") == (2 if protocol == "reask" else 1)
+    assert rows["full"]["accuracy"] == 1.0
+
+
+def test_agnostic_items_are_the_aware_ones():
+    aware, agnostic = (
+        embedded.drawn(embedded.Work("mk1", 64, "prompt", protocol), 0, 2) for protocol in ("aware", "agnostic")
+    )
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(aware, agnostic, strict=True))
+
+
+def test_tasks_without_a_question_have_no_protocol(monkeypatch):
+    monkeypatch.setattr(embedded, "card", lambda model: CARD | {"accuracy": CARD["accuracy"] | {"early": {"64": 1}}})
+    works = embedded.plan("task-mini-1", None, 64, pytest.fail, "agnostic")
+    assert [work.task for work in works] == ["niah1"]
+    for task, protocol in (("ledger", "agnostic"), ("early", "agnostic"), ("cwe", "reask")):
+        with pytest.raises(LabError, match=f"'?{task}'? has no protocol '{protocol}'"):
+            embedded.plan("task-mini-1", [task], 128, lambda _: None, protocol)
+
+
+def test_policies_that_lack_something_are_left_out_or_refused():
+    heard = []
+    work = embedded.Work("niah1", 64, "prompt")
+    todo = embedded.jobs("task-mini-1", [work], None, [20], 4, 0, heard.append)
+    assert "lookaheadkv" not in {job.contender.spec for job in todo}
+    (told,) = heard
+    assert told.startswith("left out: policy 'lookaheadkv': no lookahead.safetensors beside the model")
+    for spec, missing in (
+        ("lookaheadkv", "no lookahead.safetensors"),
+        ("lookaheadkv:parts=nowhere.safetensors", "nowhere.safetensors: no such file"),
+        ("attention-gate", "no gate.safetensors"),
+        ("speckv", "needs a smaller model"),
+        ("speckv:drafter=byte-1", "vocabulary"),
+    ):
+        with pytest.raises(LabError, match=missing):
+            embedded.jobs("task-mini-1", [work], [spec], [20], 4, 0, pytest.fail)
+
+
+def test_a_shipped_drafter_is_found_by_name(measured):
+    work = embedded.Work("niah1", 64, "prompt")
+    todo = embedded.jobs("task-mini-1", [work], ["speckv:drafter=task-mini-1,draft=2"], [20], 4, 0, pytest.fail)
+    assert todo[1].policy.drafter == str(models.path("task-mini-1"))
+    full, drafted = playing.run(todo, 1, lambda *_: None)
+    assert drafted.slots == 20 + full.slots - 61
+
+
+def test_gates_are_shown_with_the_slots_that_they_measure(tmp_path):
+    from heedful.kv.attention_gate import Gates
+    from heedful.kv.parts import store
+
+    model = models.load("task-mini-1")[0]
+    store(tmp_path / "gate.safetensors", Gates.new(model, bias=-30.0).parts(model))
+    spec = f"attention-gate:parts={tmp_path / 'gate.safetensors'}"
+    work = embedded.Work("niah1", 64, "prompt")
+    todo = embedded.jobs("task-mini-1", [work], [spec], [20, 30], 4, 0, pytest.fail)
+    full, gated = outcomes.rows(todo, playing.run(todo, 1, lambda *_: None))
+    assert (gated["budget"], gated["budget_slots"]) == ("", None)
+    assert gated["slots"] == 1 + full["slots"] - 61  # the first token, and the answer's
 
 
 @pytest.mark.parametrize(
@@ -321,7 +452,7 @@ def test_thresholds_that_belong_to_no_or_to_another_model_are_named(compare, mon
     def stop(*_):
         raise WorkError("planned")
 
-    monkeypatch.setattr(embedded, "run", stop)
+    monkeypatch.setattr(playing, "run", stop)
     _, _, err = compare(*MINI, "--tasks", "recall", "--budgets", "32", *words)
     *told, last = err.splitlines()
     assert last == "error: planned"

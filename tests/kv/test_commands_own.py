@@ -12,8 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from heedful.cli import main
 from heedful.kv.commands import loading, own
+from heedful.kv.commands.prompts import Prompt
 from heedful.kv.evaluate import faithfulness, reference
 from heedful.kv.policies import make
+from heedful.lab.errors import LabError
 from heedful.lab.report.comparisons import read_comparisons
 
 WORDS = [f"w{i}" for i in range(62)]
@@ -100,7 +102,7 @@ def test_a_budget_for_everything_changes_nothing(compare, prompts):
     status, out, _ = compare([{"prompt": p} for p in prompts], "--budgets", "500", "--json")
     assert status == 0
     rows = rows_of(out)
-    assert len(rows) == 9
+    assert len(rows) == 16
     for row in rows.values():
         assert row["kl"] == pytest.approx(0, abs=1e-5)
         assert (row["agreement"], row["diverged"], row["divergence"]) == (1, 0, NEW)
@@ -153,16 +155,101 @@ def test_a_shipped_model_by_name_in_another_dtype(compare, tmp_path):
     assert json.loads(out)["facts"]["dtype"] == "bfloat16"
 
 
-def test_a_chat_template_goes_around_the_prompt(compare, folder, model, prompts, tmp_path):
-    template = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
-    chatty = tmp_path / "chatty"
-    model.save_pretrained(chatty)
-    tokenizer(template).save_pretrained(chatty)
-    source = loading.find(str(chatty))
-    (text,) = loading.encode(source, [loading.Prompt(1, prompts[0], None)], chat=True)
+@pytest.fixture
+def chatty(model, tmp_path):
+    """``chatty(template)``: a saved model whose tokenizer has this chat template, as a source."""
+
+    def make(template):
+        path = tmp_path / "chatty"
+        model.save_pretrained(path)
+        tokenizer(template).save_pretrained(path)
+        return loading.find(str(path))
+
+    return make
+
+
+TEMPLATE = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}{% if add_generation_prompt %}w3 {% endif %}"
+
+
+def test_a_chat_template_goes_around_the_prompt(compare, folder, prompts, chatty):
+    (text,) = loading.encode(chatty(TEMPLATE), [Prompt(1, (prompts[0],), 1, None)], chat=True)
     assert text.tokens.tolist() == [1, *ids(prompts[0]).tolist(), 2, 3]
     status, _, err = compare([{"prompt": prompts[0]}], "--chat")
-    assert (status, err) == (2, f"error: --chat: the tokenizer of {folder} has no chat template\n")
+    assert (status, err.splitlines()[-1]) == (2, f"error: --chat: the tokenizer of {folder} has no chat template")
+
+
+def test_the_end_of_the_context_is_found_in_a_chat(chatty):
+    said = "{{ 'w1 ' if m['role'] == 'user' else 'w3 ' }}{{ m['content'] }} w2 "
+    source = chatty(f"{{% for m in messages %}}{said}{{% endfor %}}{{% if add_generation_prompt %}}w3 {{% endif %}}")
+    agnostic = Prompt(1, ("w10 w11 ", "w12 w13"), 1, "w4")
+    reask = Prompt(2, ("w10 w11 ", "w12 w13", "w14", "w15"), 2, "w4")
+    one, two = loading.encode(source, [agnostic, reask], chat=True)
+    assert one.tokens.tolist() == [1, 10, 11, 12, 13, 2, 3] and one.parts == (3, 7)
+    assert two.tokens.tolist() == [1, 10, 11, 12, 13, 2, 3, 14, 2, 1, 15, 2, 3] and two.parts == (7, 13)
+    assert one.coming.tolist() == [12, 13, 2, 3, 4]
+
+
+def test_a_chat_template_that_hides_where_things_end_is_refused(chatty):
+    shouting = chatty("{% for m in messages %}w1 {{ m['content'] | upper }} w2 {% endfor %}w3")
+    with pytest.raises(LabError, match="line 7: the chat template changes the text"):
+        loading.encode(shouting, [Prompt(7, ("w10 w11 ", "w12"), 1, None)], chat=True)
+    with pytest.raises(LabError, match="line 8: the chat template changes what was said"):
+        loading.encode(chatty(TEMPLATE), [Prompt(8, ("w10 ", "w12", "w13", "w14"), 2, "w4")], chat=True)
+
+
+def test_agnostic_prompts_are_cut_before_the_question_is_read(compare, model, prompts):
+    lines = [{"context": p, "question": " w1 w2 w3 w4"} for p in prompts]
+    words = ("--protocol", "agnostic", "--policies", "h2o,snapkv:observation_window=4", "--budgets", "8", "--json")
+    status, out, err = compare(lines, *words)
+    assert (status, err) == (0, "")
+    rows = rows_of(out)
+    given = [(ids(p + " w1 w2 w3 w4"), (len(p.split()), len(p.split()) + 4)) for p in prompts]
+    expected = [reference(model, tokens, NEW, parts=parts) for tokens, parts in given]
+    for spec in ("h2o", "snapkv:observation_window=4"):
+        found = [
+            faithfulness(model, make(spec, 8), e, parts=parts) for e, (_, parts) in zip(expected, given, strict=True)
+        ]
+        assert rows[spec, "8"]["kl"] == pytest.approx(np.mean([f.kl for f in found]), abs=1e-5)
+        assert rows[spec, "8"]["agreement"] == pytest.approx(np.mean([f.agreement for f in found]))
+    assert rows["snapkv:observation_window=4", "8"]["slots"] == 8 + 4 + NEW - 1
+    assert json.loads(out)["facts"]["protocol"] == "agnostic"
+    # The same tokens, but decided about when the question has been read.
+    _, out, _ = compare(lines, "--policies", "snapkv:observation_window=4", "--budgets", "8", "--json")
+    aware = rows_of(out)
+    assert aware["snapkv:observation_window=4", "8"]["slots"] == 8 + NEW - 1
+    assert aware["snapkv:observation_window=4", "8"]["kl"] != rows["snapkv:observation_window=4", "8"]["kl"]
+    assert aware["full", ""]["slots"] == rows["full", ""]["slots"]
+
+
+def test_reask_prompts_are_cut_after_the_first_question_and_judged_by_the_second(compare, model, prompts):
+    def line(prompt, answer):
+        return {"context": prompt, "questions": [" w1 w2", " w3"], "answers": [" w4 w5 w6", answer]}
+
+    given = ids(prompts[0] + " w1 w2 w4 w5 w6 w3")
+    said = reference(model, given, NEW, parts=(22, 26)).tokens.tolist()
+    answer = " ".join(f"w{i}" if i < 62 else "[END]" for i in said)
+    words = ("--protocol", "reask", "--policies", "local,oracle", "--budgets", "10", "--json")
+    status, out, _ = compare([line(prompts[0], answer), line(prompts[1], "something else")], *words)
+    assert status == 0
+    rows = rows_of(out)
+    assert rows["full", ""]["exact"] == 0.5
+    assert rows["local", "10"]["slots"] == 10
+    assert rows["oracle", "10"]["slots"] == 10 + 4 + NEW - 1
+
+
+def test_a_prompt_that_was_read_once_for_all_gives_what_each_policy_gets_by_itself(folder, model, prompts):
+    source = loading.find(str(folder))
+    texts = loading.encode(source, [Prompt(i, (p,), 1, None) for i, p in enumerate(prompts)], chat=False)
+    specs = ["snapkv:observation_window=4", "cake:observation_window=4", "tova", "h2o"]
+    field = own.field_for(specs, [9], texts, None)
+    together = own.run(model, source.tokenizer, field, texts, NEW, lambda *_: None)
+    for contender, mine in zip(field, together, strict=True):
+        for text, answered in zip(texts, mine, strict=True):
+            alone = faithfulness(model, contender.policy, reference(model, text.tokens, NEW))
+            assert answered.scores["kl"] == pytest.approx(alone.kl, abs=1e-6)
+            assert answered.scores["divergence"] == alone.divergence
+            assert answered.usage.slots == alone.usage.slots
+            assert answered.usage.peak_slots == alone.usage.peak_slots
 
 
 def test_generation_stops_at_the_models_end(model, monkeypatch):
@@ -194,8 +281,25 @@ FILES = {
     "answers for others": ([GOOD, {**GOOD, "answer": "b"}], ('line 2: has an "answer", but line 1 has none',)),
     "nothing": (["", " "], ("holds no prompt",)),
 }
+SPLIT = {"context": "w1 w2", "question": "w3"}
+ASKED = {"context": "w1 w2", "questions": ["w3", "w4"], "answers": ["w5", "w6"]}
+PROTOCOL_FILES = {
+    "a prompt that is not split": ("agnostic", GOOD, 'line 1: has no "context"; write {"context": "...", "question": '),
+    "no question": ("agnostic", {"context": "w1"}, 'line 1: has no "question"'),
+    "no question, aware": ("aware", {"context": "w1"}, 'line 1: has no "question"'),
+    "an empty question": ("agnostic", {**SPLIT, "question": " "}, 'line 1: "question" is empty'),
+    "one question of two": ("reask", SPLIT, 'line 1: has no "questions"; write {"context": "...", "questions": '),
+    "three questions": ("reask", {**ASKED, "questions": ["a", "b", "c"]}, '"questions" is ["a", "b", "c"], not a list'),
+    "no answers": ("reask", {**ASKED, "answers": None}, 'line 1: "answers" is null, not a list of two strings'),
+    "an empty answer": ("reask", {**ASKED, "answers": ["w1", ""]}, 'line 1: "answers" is empty'),
+    "an answer that is none": ("reask", {**ASKED, "answers": ["w1", 3]}, 'line 1: "answers" is 3, not a string'),
+}
 WORDS_REFUSED = {
     "clairvoyant": (("--policies", "clairvoyant"), ("'clairvoyant' needs to know",)),
+    "oracle": (("--policies", "oracle"), ("'oracle' needs to know the answers",)),
+    "no parts": (("--policies", "lookaheadkv"), ("'lookaheadkv'", "heedful kv train lookahead")),
+    "no drafter": (("--policies", "speckv"), ("'speckv'", "needs a smaller model")),
+    "unknown protocol": (("--protocol", "blind"), ("--protocol 'blind'",)),
     "unknown policy": (("--policies", "lazyeviction"), ("did you mean 'lazy-eviction'?",)),
     "budget below the least": (
         ("--policies", "streaming-llm", "--budgets", "4"),
@@ -232,6 +336,12 @@ def unloadable(monkeypatch):
 @pytest.mark.parametrize(("lines", "parts"), FILES.values(), ids=FILES)
 def test_a_bad_prompts_file_is_one_line_with_its_number(compare, lines, parts):
     assert_refused(compare(lines), parts)
+
+
+@pytest.mark.usefixtures("unloadable")
+@pytest.mark.parametrize(("protocol", "line", "part"), PROTOCOL_FILES.values(), ids=PROTOCOL_FILES)
+def test_a_line_that_does_not_fit_the_protocol_is_named(compare, protocol, line, part):
+    assert_refused(compare([line], "--protocol", protocol), (part,))
 
 
 @pytest.mark.usefixtures("unloadable")

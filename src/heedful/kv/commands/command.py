@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heedful.kv.experiments import MODEL
 from heedful.lab import console, text
 from heedful.lab.errors import LabError, WorkError
 
 if TYPE_CHECKING:
     from heedful.kv.base import Size
-    from heedful.kv.commands.options import Prompt
+    from heedful.kv.commands.embedded import Job
+    from heedful.kv.commands.options import Protocol
     from heedful.kv.commands.page import Table
+    from heedful.kv.commands.prompts import Prompt
+    from heedful.lab.declare import Figure
 
 BUDGETS = "10%,20%,50%"
 ONLY_EMBEDDED = ("tasks", "items", "length", "seed", "workers")
@@ -29,7 +33,7 @@ def compare(
     context: typer.Context,
     model: Annotated[
         str, typer.Option(metavar="PATH|ID", help="A folder, a Hugging Face id, or a shipped model's name.")
-    ] = "task-1",
+    ] = MODEL,
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE.jsonl", help='Lines of {"prompt": ..., "answer": ...}; answers optional.'),
@@ -48,6 +52,9 @@ def compare(
         int | None, typer.Option(min=16, help="Tokens of an embedded item  [default: 256, if the model can]")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the embedded items.")] = 0,
+    protocol: Annotated[
+        str, typer.Option(help="When a policy decides: aware of the question, agnostic of it, or reask.")
+    ] = "aware",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer to a prompt.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Use the tokenizer's chat template.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; with --prompts.")] = "auto",
@@ -65,8 +72,10 @@ def compare(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _refuse_mixed(context, own=prompts is not None)
-    from heedful.kv.commands import options, page
+    from heedful.kv.commands import invocation, options, page
+    from heedful.kv.commands.prompts import read_prompts
 
+    when = options.read_protocol(protocol)
     sizes = options.read_budgets(budgets)
     specs = options.read_specs(policies) if policies else None
     page.check_writable(out, site)
@@ -76,10 +85,10 @@ def compare(
     try:
         if prompts is None:
             chosen = options.read_tasks(tasks) if tasks else None
-            title, tables, facts = _embedded(model, chosen, length, specs, sizes, items, seed, workers)
+            title, tables, pictures, facts = _embedded(model, chosen, length, specs, sizes, items, seed, when, workers)
         else:
-            title, tables, facts = _own(
-                model, options.read_prompts(prompts), specs, sizes, max_new_tokens, chat, dtype, device
+            title, tables, pictures, facts = _own(
+                model, read_prompts(prompts, when), specs, sizes, max_new_tokens, when, chat, dtype, device
             )
     except KeyboardInterrupt:
         console.notice("interrupted; nothing is stored")
@@ -92,7 +101,9 @@ def compare(
     if not json:
         for table in tables:
             table.show()
-    where = page.publish(title, _command_line(context), tables, facts, out, site)
+    again = invocation.line(context, "compare kv")
+    figures = [figure for table in tables for figure in page.figures(table)] + pictures
+    where = page.publish(title, again, {table.title: table.frame for table in tables}, figures, facts, out, site)
     if json:
         data = {table.title: {"note": table.note, "rows": table.rows} for table in tables}
         console.show_json({"title": title, "facts": facts, "tables": data, "report": str(where)})
@@ -102,26 +113,13 @@ def compare(
 
 def _refuse_mixed(context: typer.Context, own: bool) -> None:
     """LabError for an option that says nothing where it was given."""
+    from heedful.kv.commands import invocation
+
     for name in ONLY_EMBEDDED if own else ONLY_OWN:
-        if _given(context, name):
+        if invocation.given(context, name):
             option = "--" + name.replace("_", "-")
             advice = "embedded tasks; leave it out beside" if own else "your own prompts; add"
             raise LabError(f"{option} is for {advice} --prompts")
-
-
-def _given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
-def _command_line(context: typer.Context) -> str:
-    """The command that does it again."""
-    words = ["heedful", "compare", "kv"]
-    for name, value in context.params.items():
-        if _given(context, name) and name not in ("json", "out", "site"):
-            words.append("--" + name.replace("_", "-"))
-            words.extend([] if value is True else [str(value)])
-    return shlex.join(words)
 
 
 def _embedded(
@@ -132,10 +130,12 @@ def _embedded(
     sizes: Sequence[Size],
     items: int,
     seed: int,
+    protocol: Protocol,
     workers: int | None,
-) -> tuple[str, list[Table], dict[str, str]]:
-    """Title, tables and facts of a comparison on the embedded tasks."""
-    from heedful.kv.commands import embedded, options
+) -> tuple[str, list[Table], list[Figure], dict[str, str]]:
+    """Title, tables, pictures and facts of a comparison on the embedded tasks."""
+    from heedful.kv.commands import embedded, options, outcomes, playing
+    from heedful.kv.commands.options import size_text
     from heedful.lab.machine import available_cpus
 
     known = embedded.task_models()
@@ -144,17 +144,34 @@ def _embedded(
             f"model {model!r}: without --prompts FILE.jsonl only shipped task models can be compared "
             f"({', '.join(known) or 'none is installed'})"
         )
-    works = embedded.plan(model, tasks, length, console.notice)
+    works = embedded.plan(model, tasks, length, console.notice, protocol)
     todo = embedded.jobs(model, works, specs, sizes, items, seed, console.notice)
     chosen_here = specs is None and model == embedded.CALIBRATED
-    foreign = (job.spec for job in todo if not chosen_here and (specs is None or "alpha=" not in job.spec))
+    played = (job.contender.spec for job in todo if not chosen_here)
+    foreign = (spec for spec in played if specs is None or "alpha=" not in spec)
     options.tell_thresholds(foreign, model, console.notice)
     with console.Progress(f"{len(todo)} cells on {model}") as bar:
-        outcomes = embedded.run(
+        found = playing.run(
             todo, workers or available_cpus(), lambda done, total, left: bar(done, total, left_s=left)
         )
-    facts = {"model": model, "items per task": str(items), "seed": str(seed)}
-    return f"Policies on the tasks of {model}", embedded.tables(todo, outcomes), facts
+    facts = {"model": model, "protocol": protocol, "items per task": str(items), "seed": str(seed)}
+    pictures = _pictures(todo, size_text(sizes[len(sizes) // 2]))
+    return f"Policies on the tasks of {model}", outcomes.tables(todo, found), pictures, facts
+
+
+def _pictures(todo: Sequence[Job], budget: str) -> list[Figure]:
+    """What the policies keep of the first item of the first task, at one budget; none if no prompt is shrunk."""
+    from heedful import models
+    from heedful.kv.commands import embedded, heatmap, kept
+
+    first = todo[0]
+    here = [job.contender for job in todo if job.work == first.work and job.work.group == "prompt"]
+    field = [contender for contender in here if contender.policy.evicts and contender.budget in ("", budget)]
+    if not field:
+        return []
+    item = embedded.drawn(first.work, first.seed, 1)[0]
+    figure = heatmap.figure(*kept.of_item(models.load(first.model)[0], first.work, item, field))
+    return [replace(figure, title=f"What is kept of one item of {first.work.title}")]
 
 
 def _own(
@@ -163,28 +180,31 @@ def _own(
     specs: Sequence[str] | None,
     sizes: Sequence[Size],
     max_new_tokens: int,
+    protocol: Protocol,
     chat: bool,
     dtype: str,
     device: str,
-) -> tuple[str, list[Table], dict[str, str]]:
-    """Title, tables and facts of a comparison on the user's model and prompts."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
+) -> tuple[str, list[Table], list[Figure], dict[str, str]]:
+    """Title, tables, pictures and facts of a comparison on the user's model and prompts."""
+    from heedful.kv.commands import invocation, loading, needs, options, own
 
-    from heedful.kv.commands import loading, options, own
-
-    hub_logging.set_verbosity(logging.CRITICAL)
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    invocation.silence_libraries()
     loading.check_dtype(dtype)
     place = loading.check_device(device)
-    own.check_specs(specs or ())
+    own.check_specs(specs or (), answered=prompts[0].answer is not None)
     source = loading.find(model)
+    notes: list[str] = []
+    left_out = notes.append if specs is None else None
+    chosen = needs.able(own.DEFAULT_POLICIES.split(",") if specs is None else specs, lambda: source.hollow, left_out)
     texts = loading.encode(source, prompts, chat)
-    field = own.field_for(specs, sizes, texts, console.notice)
+    field = own.field_for(chosen, sizes, texts, left_out)
+    for note in notes:
+        console.notice(note)
     options.tell_thresholds((c.spec for c in field if "alpha=" not in c.spec), model, console.notice)
     loading.check_positions(source, texts, max_new_tokens, console.notice)
     loaded = loading.load(source, dtype, place)
+    able = needs.able(dict.fromkeys(c.spec for c in field), lambda: loaded, console.notice if specs is None else None)
+    field = tuple(contender for contender in field if contender.spec in able)
     with console.Progress(f"{len(field)} policies and budgets on {len(texts)} prompts") as bar:
         answers = own.run(
             loaded,
@@ -194,6 +214,7 @@ def _own(
             max_new_tokens,
             lambda done, total, left: bar(done, total, left_s=left),
         )
-    table = own.table(field, texts, answers, max_new_tokens)
-    facts = {"model": model, "dtype": str(loaded.dtype).removeprefix("torch."), "device": str(place)}
-    return f"Policies on {model}", [table], facts
+    table = own.table(field, texts, answers, max_new_tokens, protocol)
+    kind = str(loaded.dtype).removeprefix("torch.")
+    facts = {"model": model, "protocol": protocol, "dtype": kind, "device": str(place)}
+    return f"Policies on {model}", [table], [], facts

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from heedful import models
 from heedful.kv.baselines import Full
-from heedful.kv.commands.options import Prompt
+from heedful.kv.commands.prompts import Prompt
 from heedful.lab.errors import LabError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -27,12 +27,14 @@ class Source:
         path: what ``from_pretrained`` is given.
         config: the model's configuration.
         tokenizer: its tokenizer.
+        hollow: the model without weights.
     """
 
     name: str
     path: str
     config: Any
     tokenizer: Any
+    hollow: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,20 @@ class Text:
     Attributes:
         prompt: the line of the prompts file.
         tokens: int64 ``[P]``.
+        parts: ends of the parts that it is given in; a policy decides about the first when it has been read.
+        answer: int64 ``[A]``: the answer, or None.
     """
 
     prompt: Prompt
     tokens: Tensor
+    parts: tuple[int, ...]
+    answer: Tensor | None
+
+    @property
+    def coming(self) -> Tensor:
+        """int64: what comes after the first part, the answer included."""
+        assert self.answer is not None
+        return torch.cat([self.tokens[self.parts[0] :], self.answer])
 
 
 def check_device(device: str) -> torch.device:
@@ -91,28 +103,26 @@ def find(name: str) -> Source:
             f"--model {name}: neither a shipped model ({', '.join(models.names())}) nor one that "
             f"transformers can load from a folder or the hub: {_first_line(error)}"
         ) from error
-    source = Source(name, path, config, tokenizer)
-    _check_family(source)
-    return source
+    return Source(name, path, config, tokenizer, _hollow(name, config))
 
 
-def _check_family(source: Source) -> None:
-    """Lets the cache refuse the model while it has no weights."""
+def _hollow(name: str, config: Any) -> Any:
+    """The model without weights. Raises LabError if it is no causal language model, or the cache refuses it."""
     from transformers import AutoModelForCausalLM
 
     try:
         with torch.device("meta"):
-            hollow = AutoModelForCausalLM.from_config(source.config)
+            hollow = AutoModelForCausalLM.from_config(config)
         causal = all(getattr(module, "is_causal", None) is not False for module in hollow.modules())
     except ValueError:
         causal = False
     if not causal:
-        family = source.config.model_type
-        raise LabError(f"--model {source.name}: family {family!r} is not a causal language model")
+        raise LabError(f"--model {name}: family {config.model_type!r} is not a causal language model")
     try:
         Full().cache_for(hollow)
     except ValueError as error:
-        raise LabError(f"--model {source.name}: {error}") from error
+        raise LabError(f"--model {name}: {error}") from error
+    return hollow
 
 
 def load(source: Source, dtype: str, device: torch.device) -> Any:
@@ -132,35 +142,67 @@ def _first_line(error: Exception) -> str:
 
 
 def encode(source: Source, prompts: Sequence[Prompt], chat: bool) -> list[Text]:
-    """The prompts as token ids: as they are, or as a user's message in the tokenizer's chat template.
+    """The prompts as token ids: as they are, or as messages in the tokenizer's chat template.
 
-    Raises LabError if there is no template, or a prompt has no token.
+    The pieces of a prompt are encoded apart, so that no token lies in two of them and every protocol gives the model
+    the same tokens.
+
+    Raises LabError if there is no template, if it hides where a piece ends, or if a prompt has no token.
     """
     tokenizer = source.tokenizer
     if chat and not tokenizer.chat_template:
         raise LabError(f"--chat: the tokenizer of {source.name} has no chat template")
     texts = []
     for prompt in prompts:
+        where = f"prompt in line {prompt.line}"
         try:
-            ids = _ids(tokenizer, prompt.text, chat)
+            pieces = _in_chat(tokenizer, prompt, where) if chat else prompt.pieces
+            ids = [
+                list(tokenizer(piece, add_special_tokens=not chat and i == 0)["input_ids"])
+                for i, piece in enumerate(pieces)
+            ]
+            answer = None if prompt.answer is None else tokenizer(prompt.answer, add_special_tokens=False)["input_ids"]
+        except LabError:
+            raise
         except Exception as error:  # tokenizers and templates raise anything
             raise LabError(
-                f"prompt in line {prompt.line}: the tokenizer of {source.name} cannot encode it: {_first_line(error)}"
+                f"{where}: the tokenizer of {source.name} cannot encode it: {_first_line(error)}"
             ) from error
-        tokens = torch.tensor(ids, dtype=torch.int64)
-        if not len(tokens):
-            raise LabError(f"prompt in line {prompt.line}: has no token for the tokenizer of {source.name}")
+        tokens = torch.tensor([token for piece in ids for token in piece], dtype=torch.int64)
+        decided = sum(len(piece) for piece in ids[: prompt.first])
+        parts = (decided,) if decided == len(tokens) else (decided, len(tokens))
+        if not (decided and ids[-1]):
+            raise LabError(f"{where}: has no token for the tokenizer of {source.name}")
         if int(tokens.max()) >= source.config.get_text_config(decoder=True).vocab_size:
             raise LabError(f"--model {source.name}: its tokenizer makes token ids that the model does not have")
-        texts.append(Text(prompt, tokens))
+        texts.append(Text(prompt, tokens, parts, None if answer is None else torch.tensor(answer, dtype=torch.int64)))
     return texts
 
 
-def _ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
-    if not chat:
-        return list(tokenizer(prompt)["input_ids"])
-    message = [{"role": "user", "content": prompt}]
-    return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
+def _in_chat(tokenizer: Any, prompt: Prompt, where: str) -> list[str]:
+    """The pieces with the chat template around them: the first two are one message of the user's."""
+    asked, context = "".join(prompt.pieces[:2]), prompt.pieces[0]
+    said = [{"role": "user", "content": asked}]
+    start = _rendered(tokenizer, said)
+    if len(prompt.pieces) == 1:
+        return [start]
+    cut = start.find(asked) + len(context)
+    if asked not in start:
+        raise LabError(f"{where}: the chat template changes the text, so that the end of the context cannot be told")
+    pieces = [start[:cut], start[cut:]]
+    if len(prompt.pieces) > 2:
+        answer, again = prompt.pieces[2:]
+        whole = _rendered(
+            tokenizer, [*said, {"role": "assistant", "content": answer}, {"role": "user", "content": again}]
+        )
+        if not whole.startswith(start):
+            raise LabError(f"{where}: the chat template changes what was said, so that it cannot be asked again")
+        pieces.append(whole[len(start) :])
+    return pieces
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def check_positions(source: Source, texts: Sequence[Text], max_new_tokens: int, notice: Callable[[str], None]) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from heedful import models
 from heedful.kv.base import Policy, Share, Size, Sized, resolve
 from heedful.kv.policies import make
 from heedful.lab.errors import LabError
 
+Protocol = Literal["aware", "agnostic", "reask"]
+"""When a policy decides about a prompt: when its question has been read; before it; when a first question has been
+read, and only the answer to a second one counts."""
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+_DRAFTER = re.compile(r"(?<=[:,]drafter=)[^,]+")
 LONG_PROMPT = ".*the prompt alone is longer"
 """A warning of policies that do not cut prompts; the measured slots say the same."""
 
@@ -37,6 +44,12 @@ class Contender:
         """The budget as text, empty for a policy that has none."""
         return "" if self.asked is None else size_text(self.asked)
 
+    @property
+    def slots(self) -> int | None:
+        """The budget in slots; None for a policy that has none, or a share of a prompt that may have any length."""
+        size = getattr(self.policy, "budget", None)
+        return size if isinstance(size, int) else None
+
 
 def size_text(size: Size) -> str:
     """A budget as people write it.
@@ -47,7 +60,7 @@ def size_text(size: Size) -> str:
     return f"{100 * size.value:g}%" if isinstance(size, Share) else str(size)
 
 
-def read_budgets(text: str) -> tuple[Size, ...]:
+def read_budgets(text: str, option: str = "--budgets") -> tuple[Size, ...]:
     """The budgets in a comma-separated list: shares (``0.2``, ``20%``) and numbers of slots (``64``).
 
     Raises LabError for anything else, zero, negative and not-a-number included.
@@ -55,10 +68,10 @@ def read_budgets(text: str) -> tuple[Size, ...]:
     >>> read_budgets("0.1,20%,64")
     (Share(value=0.1), Share(value=0.2), 64)
     """
-    return _distinct("--budgets", (_read_budget(part) for part in _parts(text)))
+    return _distinct(option, (_read_budget(part, option) for part in _parts(text)))
 
 
-def _read_budget(text: str) -> Size:
+def _read_budget(text: str, option: str) -> Size:
     number, percent = (text[:-1], 100.0) if text.endswith("%") else (text, 1.0)
     try:
         value = float(number) / percent
@@ -69,12 +82,12 @@ def _read_budget(text: str) -> Size:
     if 0 < value < 1 or (percent == 100.0 and value == 1):
         return Share(value)
     raise LabError(
-        f"--budgets {text!r}: a budget is a share of the length above 0 and below 1 (0.2, or 20%), "
+        f"{option} {text!r}: a budget is a share of the length above 0 and below 1 (0.2, or 20%), "
         "or a whole number of slots from 1 on (64)"
     )
 
 
-def read_specs(text: str) -> tuple[str, ...]:
+def read_specs(text: str, option: str = "--policies") -> tuple[str, ...]:
     """The policies in a comma-separated list; a part like ``window=32`` belongs to the policy before it.
 
     Raises LabError if there is none.
@@ -88,12 +101,20 @@ def read_specs(text: str) -> tuple[str, ...]:
             specs[-1] += f",{part}"
         else:
             specs.append(part)
-    return _distinct("--policies", specs)
+    return _distinct(option, specs)
 
 
 def read_tasks(text: str) -> tuple[str, ...]:
     """The tasks in a comma-separated list. Raises LabError if there is none."""
     return _distinct("--tasks", _parts(text))
+
+
+def read_protocol(text: str) -> Protocol:
+    """The protocol of that name. Raises LabError if there is none."""
+    for protocol in PROTOCOLS:
+        if text == protocol:
+            return protocol
+    raise LabError(f"--protocol {text!r}: must be one of {', '.join(PROTOCOLS)}")
 
 
 def _parts(text: str) -> list[str]:
@@ -114,8 +135,14 @@ def unsized(spec: str) -> Policy:
     """
     policy = _made(spec, None)
     if isinstance(policy, Sized) and policy.budget != Share(1.0):
-        raise LabError(f"policy {spec!r}: give its budget with --budgets")
+        raise LabError(f"policy {spec!r}: give the budget as an option of the command")
     return policy
+
+
+def decides_once(policy: Policy) -> bool:
+    """Whether a policy evicts when the prompt has been read and never afterwards."""
+    idle = type(policy).decoded is Policy.decoded or getattr(policy, "decode", "") in ("keep", "freeze")
+    return policy.evicts and idle
 
 
 def tell_thresholds(specs: Iterable[str], model: str, notice: Callable[[str], None]) -> None:
@@ -143,6 +170,7 @@ def contenders(
     text: str = "",
     *,
     resolved: bool = True,
+    window: int | None = None,
     left_out: Callable[[str], None] | None = None,
 ) -> tuple[Contender, ...]:
     """Every policy at every budget, the full cache first; a policy without a budget once.
@@ -153,48 +181,60 @@ def contenders(
         length: tokens of the shortest text that shares will be of.
         text: what that text is, empty if all are alike.
         resolved: give policies the slots that shares of ``length`` are, not the shares.
-        left_out: told why a policy that cannot work with a budget is left out, as long as another one can.
+        window: the longest observation window of policies that were not given one; None for no limit.
+        left_out: told which policies cannot work with a budget and are left out, as long as another one can.
 
     Raises LabError as :func:`unsized`, and for a budget below what a policy needs unless ``left_out`` is told.
     """
     found: list[Contender] = []
-    problems: list[tuple[Size, LabError]] = []
+    problems: dict[Size, list[tuple[str, LabError]]] = {}
     for spec in dict.fromkeys(("full", *specs)):
         plain = unsized(spec)
         if not isinstance(plain, Sized):
             found.append(Contender(spec, None, plain))
             continue
+        options = _shortened(spec, plain, window)
         for size in sizes:
             try:
-                policy = _fitting(spec, size, length, text)
+                policy = _fitting(spec, size, length, text, options)
             except LabError as error:
-                problems.append((size, error))
+                problems.setdefault(size, []).append((spec, error))
                 continue
-            found.append(Contender(spec, size, policy if resolved else _made(spec, size)))
-    for size, problem in problems:
+            found.append(Contender(spec, size, policy if resolved else _made(spec, size, options)))
+    for size, failed in problems.items():
+        (_, problem), *others = failed
         if left_out is None or not any(contender.asked == size for contender in found):
-            raise LabError(f"{problem}; raise --budgets or leave it out of --policies")
-        left_out(f"left out: {problem}")
+            raise LabError(f"{problem}; raise the budget or leave the policy out")
+        likewise = f"; likewise {', '.join(spec for spec, _ in others)}" if others else ""
+        left_out(f"left out: {problem}{likewise}")
     return tuple(found)
 
 
-def _fitting(spec: str, size: Size, length: int, text: str) -> Policy:
+def _shortened(spec: str, policy: Policy, window: int | None) -> dict[str, int]:
+    """The option that shortens a policy's observation window to ``window``, if ``spec`` says nothing about it."""
+    own: Any = {field.name: field.default for field in dataclasses.fields(policy)}.get("observation_window")
+    if window is None or own is None or own <= window or "observation_window=" in spec:
+        return {}
+    return {"observation_window": window}
+
+
+def _fitting(spec: str, size: Size, length: int, text: str, options: Mapping[str, int]) -> Policy:
     if isinstance(size, int):
-        return _made(spec, size)
+        return _made(spec, size, options)
     slots = int(resolve(size, length))
     share = f"{size_text(size)} of {text or f'{length} tokens'}{f' ({length} tokens)' if text else ''}"
     if slots < 1:
         raise LabError(f"policy {spec!r}: {share} is no slot at all")
     try:
-        return _made(spec, slots)
+        return _made(spec, slots, options)
     except LabError as error:
         raise LabError(f"{error}; that is {share}") from error
 
 
-def _made(spec: str, size: Size | None) -> Policy:
-    """``make(spec, size)``, with every mistake as a LabError that names the policy."""
+def _made(spec: str, size: Size | None, options: Mapping[str, int] | None = None) -> Policy:
+    """``make(spec, size, **options)``, with every mistake as a LabError that names the policy."""
     try:
-        return make(spec, size)
+        return make(_DRAFTER.sub(_shipped, spec), size, **(options or {}))
     except TypeError as error:
         raise LabError(f"policy {spec!r}: a parameter is of the wrong kind ({error})") from error
     except ValueError as error:
@@ -203,68 +243,10 @@ def _made(spec: str, size: Size | None) -> Policy:
         raise LabError(message if told else f"policy {spec!r}: {message}") from error
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A line of a prompts file.
-
-    Attributes:
-        line: its number, from 1.
-        text: the prompt.
-        answer: the answer, or None.
-    """
-
-    line: int
-    text: str
-    answer: str | None
-
-
-def read_prompts(path: Path) -> tuple[Prompt, ...]:
-    """The prompts of a JSON Lines file: ``{"prompt": ..., "answer": ...}`` on every line, or no answers.
-
-    Blank lines and other keys are ignored. Raises LabError, with the line's number, for a line that is
-    something else, for a file that mixes lines with and without an answer, and for one that is empty or
-    cannot be read.
-    """
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise LabError(f"--prompts {path}: {error.strerror}") from error
-    prompts = [_read_prompt(path, i, line) for i, line in enumerate(lines, start=1) if line.strip()]
-    if not prompts:
-        raise LabError(f"--prompts {path}: holds no prompt")
-    for prompt in prompts:
-        if (prompt.answer is None) != (prompts[0].answer is None):
-            has, other = ("has no", "has one") if prompt.answer is None else ("has an", "has none")
-            raise LabError(
-                f'--prompts {path}, line {prompt.line}: {has} "answer", but line {prompts[0].line} {other}; '
-                "give one for every prompt, or for none"
-            )
-    return tuple(prompts)
-
-
-def _read_prompt(path: Path, number: int, line: bytes) -> Prompt:
-    where = f"--prompts {path}, line {number}"
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise LabError(f"{where}: not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise LabError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
-    except RecursionError as error:
-        raise LabError(f"{where}: not JSON that can be read ({error})") from error
-    if not isinstance(value, dict):
-        raise LabError(f'{where}: not an object; write {{"prompt": "..."}}')
-    if "prompt" not in value:
-        raise LabError(f'{where}: has no "prompt"')
-    for key in ("prompt", "answer"):
-        text = value.get(key)
-        if key not in value or (key == "answer" and text is None):
-            continue
-        if not isinstance(text, str):
-            raise LabError(f'{where}: "{key}" is {json.dumps(text)[:40]}, not a string')
-        if not text.strip():
-            raise LabError(f'{where}: "{key}" is empty')
-    return Prompt(number, value["prompt"], value.get("answer"))
+def _shipped(drafter: re.Match[str]) -> str:
+    """A shipped model's folder for its name."""
+    name = drafter.group()
+    return str(models.path(name)) if name in models.names() else name
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:

@@ -5,24 +5,34 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from heedful.kv.base import Size, resolve
 from heedful.kv.baselines import Clairvoyant, Full
 from heedful.kv.cache import Usage
 from heedful.kv.commands.loading import Text
-from heedful.kv.commands.options import LONG_PROMPT, Contender, contenders, unsized
+from heedful.kv.commands.options import LONG_PROMPT, Contender, Protocol, contenders, decides_once, unsized
 from heedful.kv.commands.page import Table, paired_difference, with_interval
-from heedful.kv.evaluate import faithfulness, reference
+from heedful.kv.commands.playing import shares
+from heedful.kv.evaluate import Reference, faithfulness, greedy, reading, reference
+from heedful.kv.oracle import Oracle
+from heedful.kv.shared_prompt import SharedPrompt
 from heedful.lab.errors import LabError
 
-DEFAULT_POLICIES = "h2o,h2o+window,lazy-eviction,raas,tova,streaming-llm,local,random"
+DEFAULT_POLICIES = (
+    "snapkv,pyramidkv,adakv,ada-criticalkv,defensivekv,layer-defensivekv,cake,lookaheadkv,"
+    "h2o,h2o+window,lazy-eviction,raas,tova,streaming-llm,local,random"
+)
 """Besides the full cache."""
+DECIDED: dict[Protocol, str] = {
+    "aware": "",
+    "agnostic": "Policies decide when the context has been read, before the question. ",
+    "reask": "Policies decide when the context and the first question have been read; the answer is to the second. ",
+}
 
 
 @dataclass(frozen=True)
@@ -40,28 +50,34 @@ class Answered:
     tokens_per_s: float
 
 
-def check_specs(specs: Sequence[str]) -> None:
-    """Raises LabError for a policy that is unknown, or needs to know what only the embedded tasks say."""
+def check_specs(specs: Sequence[str], answered: bool) -> None:
+    """Raises LabError for a policy that is unknown, or needs to know what nobody says.
+
+    Args:
+        specs: the policies.
+        answered: whether the prompts have answers.
+    """
     for spec in specs:
-        if isinstance(unsized(spec), Clairvoyant):
+        policy = unsized(spec)
+        if isinstance(policy, Clairvoyant):
             raise LabError(f"policy {spec!r} needs to know what will be needed: only the embedded tasks say that")
+        if isinstance(policy, Oracle) and not answered:
+            raise LabError(f"policy {spec!r} needs to know the answers: give one for every prompt")
 
 
 def field_for(
-    specs: Sequence[str] | None, sizes: Sequence[Size], texts: Sequence[Text], notice: Callable[[str], None]
+    specs: Sequence[str], sizes: Sequence[Size], texts: Sequence[Text], left_out: Callable[[str], None] | None
 ) -> tuple[Contender, ...]:
     """The contenders, able to work with every prompt.
 
-    With ``specs`` being None the default ones, of which those that cannot work with a budget are left out; ``notice``
-    is told. Raises LabError for one that was asked for and cannot.
+    ``left_out`` is told of those that cannot work with a budget. Raises LabError for one that cannot if it is None.
     """
-    shortest = min(texts, key=lambda text: len(text.tokens))
-    chosen = DEFAULT_POLICIES.split(",") if specs is None else specs
-    where = f"the prompt in line {shortest.prompt.line}"
-    left_out = notice if specs is None else None
-    return contenders(chosen, sizes, len(shortest.tokens), where, resolved=False, left_out=left_out)
+    shortest = min(texts, key=lambda text: text.parts[0])
+    where = f"the {'prompt' if len(shortest.parts) == 1 else 'first part'} in line {shortest.prompt.line}"
+    return contenders(specs, sizes, shortest.parts[0], where, resolved=False, left_out=left_out)
 
 
+@torch.inference_mode()
 def run(
     model: Any,
     tokenizer: Any,
@@ -71,6 +87,8 @@ def run(
     progress: Callable[[int, int, float | None], None],
 ) -> list[list[Answered]]:
     """Every contender on every prompt, one at a time: ``[contender][prompt]``.
+
+    What several policies decide about when it has been read is read once.
 
     Args:
         model: in evaluation mode.
@@ -84,25 +102,31 @@ def run(
     stop = stop_tokens(model, tokenizer)
     answers: list[list[Answered]] = [[] for _ in field]
     began, done, total = time.monotonic(), 0, len(field) * len(texts)
+    before = model.config._attn_implementation
+    window = max((c.policy.reads.window for c in field if _shares(c)), default=None)
     for text in texts:
         prompt = text.tokens.to(model.device)
-        expected = None if text.prompt.answer is not None else reference(model, prompt, max_new_tokens, stop)
+        shared = None
+        if window is not None:
+            shared = SharedPrompt(model, prompt[None, : text.parts[0]], window=window, sums=False)
+        expected = None
+        if text.answer is None:
+            expected = reference(model, prompt, max_new_tokens, stop, text.parts)
         for contender, mine in zip(field, answers, strict=True):
+            once = shared if _shares(contender) else None
             if expected is None:
-                mine.append(_answer(model, tokenizer, contender, text, max_new_tokens, stop))
+                mine.append(_answer(model, tokenizer, contender, text, max_new_tokens, stop, once))
             else:
-                faith = faithfulness(model, contender.policy, expected, stop)
-                diverged = float(faith.tokens != tuple(expected.tokens.tolist()))
-                scores = {
-                    "kl": faith.kl,
-                    "agreement": faith.agreement,
-                    "divergence": float(faith.divergence),
-                    "diverged": diverged,
-                }
-                mine.append(Answered(scores, faith.usage, faith.tokens_per_s))
+                mine.append(_compare(model, contender, text, expected, stop, once))
             done += 1
             progress(done, total, (time.monotonic() - began) * (total - done) / done)
+    model.set_attn_implementation(before)
     return answers
+
+
+def _shares(contender: Contender) -> bool:
+    """Whether a policy is given a prompt that was read for others; sums of a long one would cost all its rows."""
+    return shares(contender.policy) and contender.policy.reads.prompt != "sums"
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -113,50 +137,47 @@ def stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
 
 
-class _Clock:
-    """A streamer that notes when tokens arrive; the first call brings the prompt."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: Tensor) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        """Nothing is shown, so nothing is left to show."""
-
-    @property
-    def tokens_per_s(self) -> float:
-        generated = self.times[1:]
-        return (len(generated) - 1) / (generated[-1] - generated[0]) if len(generated) > 1 else float("nan")
-
-
-@torch.inference_mode()
 def _answer(
-    model: Any, tokenizer: Any, contender: Contender, text: Text, max_new_tokens: int, stop: Sequence[int]
+    model: Any,
+    tokenizer: Any,
+    contender: Contender,
+    text: Text,
+    max_new_tokens: int,
+    stop: Sequence[int],
+    shared: SharedPrompt | None,
 ) -> Answered:
-    clock = _Clock()
-    prompt = text.tokens.to(model.device)[None]
-    room = prompt.shape[1] + max_new_tokens if isinstance(contender.policy, Full) else None
-    with contender.policy.on(model, room) as cache:
-        produced = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            past_key_values=cache,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=list(stop) or None,
-            pad_token_id=stop[0] if stop else 0,
-            streamer=clock,
-        )
+    """The greedy answer, against the given one."""
+    assert text.prompt.answer is not None
+    policy = contender.policy
+    if isinstance(policy, Oracle):
+        policy = replace(policy, answers=(tuple(text.coming.tolist()),))
+    prompt = text.tokens.to(model.device)
+    room = len(prompt) + max_new_tokens
+    with reading(model, policy, prompt, room, text.parts, shared) as (cache, logits):
+        tokens, _, speed = greedy(model, cache, logits, max_new_tokens, stop)
         usage = cache.usage()
-    answer = text.prompt.answer
-    assert answer is not None
-    said = normalised(tokenizer.decode(produced[0, prompt.shape[1] :], skip_special_tokens=True))
-    wanted = normalised(answer)
-    scores = {"exact": float(said == wanted), "contains": float(wanted in said)}
-    return Answered(scores, usage, clock.tokens_per_s)
+    said = normalised(tokenizer.decode(tokens, skip_special_tokens=True))
+    wanted = normalised(text.prompt.answer)
+    return Answered({"exact": float(said == wanted), "contains": float(wanted in said)}, usage, speed)
+
+
+def _compare(
+    model: Any,
+    contender: Contender,
+    text: Text,
+    expected: Reference,
+    stop: Sequence[int],
+    shared: SharedPrompt | None,
+) -> Answered:
+    """How the policy's continuation differs from the full cache's."""
+    faith = faithfulness(model, contender.policy, expected, stop, text.parts, shared)
+    scores = {
+        "kl": faith.kl,
+        "agreement": faith.agreement,
+        "divergence": float(faith.divergence),
+        "diverged": float(faith.tokens != tuple(expected.tokens.tolist())),
+    }
+    return Answered(scores, faith.usage, faith.tokens_per_s)
 
 
 def normalised(text: str) -> str:
@@ -173,12 +194,13 @@ def table(
     texts: Sequence[Text],
     answers: Sequence[Sequence[Answered]],
     max_new_tokens: int,
+    protocol: Protocol = "aware",
 ) -> Table:
     """What came out, with how it was measured."""
     lengths = [len(text.tokens) for text in texts]
     about = (
-        f"{len(texts)} prompts of {min(lengths)} to {max(lengths)} tokens, up to {max_new_tokens} new ones; "
-        "in [] the 95 % interval over prompts. Budgets: slots per layer and KV head, or a share of each "
+        f"{DECIDED[protocol]}{len(texts)} prompts of {min(lengths)} to {max(lengths)} tokens, up to {max_new_tokens} "
+        "new ones; in [] the 95 % interval over prompts. Budgets: slots per layer and KV head, or a share of each "
         "prompt. Slots: averages over layers, KV heads, prompts. KiB: allocated for one prompt. tokens/s: of "
         "decoding. A policy that decides in decoding only holds a long prompt whole, for some steps or "
         "for good."
@@ -218,7 +240,7 @@ def rows(
     field: Sequence[Contender], texts: Sequence[Text], answers: Sequence[Sequence[Answered]]
 ) -> list[dict[str, Any]]:
     """A row per contender, with 95 % intervals over prompts."""
-    lengths = [len(text.tokens) for text in texts]
+    lengths = [text.parts[0] for text in texts]
     found = []
     for contender, mine in zip(field, answers, strict=True):
         asked = contender.asked
@@ -247,6 +269,8 @@ def rows(
 def _decides(contender: Contender) -> str:
     if isinstance(contender.policy, Full):
         return "never"
+    if decides_once(contender.policy):
+        return "prompt"
     return "prompt, decoding" if contender.policy.evicts_prompt else "decoding"
 
 

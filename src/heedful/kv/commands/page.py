@@ -179,27 +179,20 @@ def check_writable(out: Path, site: Path) -> None:
 def publish(
     title: str,
     command: str,
-    tables: Sequence[Table],
+    tables: Mapping[str, pl.DataFrame],
+    figures: Sequence[Figure],
     facts: Mapping[str, str],
     out: Path,
     site: Path,
 ) -> Path:
-    """Stores the comparison below ``out``, writes the site anew, and returns the comparison's page.
+    """Stores what was compared below ``out``, writes the site anew, and returns the page.
 
     Raises OSError or LabError if one of them cannot be written.
     """
     from heedful.lab.report.site import write_site
 
     where = {name: str(value) for name, value in {**machine(), **versions()}.items() if name != "heedful"}
-    stored = write_comparison(
-        out,
-        "kv",
-        title,
-        command,
-        {table.title: table.frame for table in tables},
-        [figure for table in tables for figure in figures(table)],
-        facts={**facts, **where},
-    )
+    stored = write_comparison(out, "kv", title, command, tables, figures, facts={**facts, **where})
     index = write_site(discover.catalog(), out, site).index
     page = index.parent / "comparisons" / f"kv-{stored.name}.html"
     return page if page.is_file() else index
