@@ -25,7 +25,8 @@ WORK = Path(__file__).parent / "work"
 MIXTURE = ("early", "twohop", "copy", "niah1", "mk1", "mq", "vt")
 """``marked`` is left out on purpose: the experiment measures it as a task that training has not seen."""
 LENGTHS = (128, 256, 512)
-SETTINGS = LookaheadSettings(steps=600, answer_tokens=16)
+SETTINGS = LookaheadSettings(steps=400, batch=16, answer_tokens=16, rate_tokens=1e-2, rate_lora=4e-3)
+"""Higher rates than the defaults: with them this small model learns in a tenth of the steps."""
 
 
 def prompts(count: int, seed: int) -> list[Tensor]:

@@ -24,5 +24,5 @@ PREFILL_RUNTIME = (
 )
 """The same for systems that evict once, when the prompt has been read."""
 
-MODEL = "task-1"
+MODEL = "task-2"
 """The checkpoint that those systems are measured on."""
