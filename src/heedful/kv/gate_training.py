@@ -445,7 +445,8 @@ def train_gate(
         settings: how.
         state: where the training saves itself once a minute. If the file is there, the training goes on from it, to
             the result that it would have had without the break; removed at the end.
-        progress: told, after every step, the steps done, all steps and the loss.
+        progress: told, after every step, the steps done, all steps and the loss. What it has learned so far is saved if
+            this raises KeyboardInterrupt.
 
     Returns:
         what was stored.
@@ -464,7 +465,11 @@ def train_gate(
         saved = time.monotonic()
         while run.done < 1:
             loss = run.advance()
-            progress(run.step, settings.steps, loss)
+            try:
+                progress(run.step, settings.steps, loss)
+            except KeyboardInterrupt:
+                run.save(state)
+                raise
             if time.monotonic() - saved >= SAVE_EVERY_S:
                 run.save(state)
                 saved = time.monotonic()
