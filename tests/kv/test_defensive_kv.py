@@ -20,7 +20,9 @@ from heedful.kv import DefensiveKV, Full, LayerDefensiveKV, Share, Slots
 from heedful.kv.attention import Seen
 from heedful.kv.base import Reads
 from heedful.kv.defensive_kv import aggregated, smoothed
+from heedful.kv.experiments._defensive_kv import repeated
 from heedful.kv.prefill import best_of_all
+from heedful.models import tasks
 
 W = 4
 BARE: dict[str, Any] = {"kernel": 1, "floor": False, "value_term": False, "stage1": False}
@@ -650,3 +652,21 @@ def test_decoding_on_ragged_heads_is_masked_dense_attention(
             hook.remove()
         for t in range(new):
             torch.testing.assert_close(got[t][item], dense[t], rtol=0, atol=1e-9)
+
+
+# what the experiment asks
+
+
+def test_a_question_said_over_and_over_fills_the_window_and_keeps_its_answer() -> None:
+    item = tasks.sample("mk3", np.random.default_rng(0), 1, 200)[0]
+    long = repeated(item, 16)
+    start, end = item.spans[0][2], item.prompt_length
+    question = item.tokens[start : end - 1]
+    tail = long.tokens[: long.prompt_length]
+    assert tail[-1] == item.tokens[end - 1] and len(question) == 3
+    assert tail[-17:-1].tolist() == np.tile(question, 6)[-16:].tolist()
+    assert long.tokens[long.scored].tolist() == item.tokens[item.scored].tolist()
+    assert [long.tokens[[p[0] for p in needs]].tolist() for needs in long.needs.values()] == [
+        item.tokens[[p[0] for p in needs]].tolist() for needs in item.needs.values()
+    ]
+    assert long.spans[-1][2] == len(long.tokens) == len(long.scored) == len(long.last_use)
