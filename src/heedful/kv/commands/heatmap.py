@@ -45,7 +45,7 @@ def figure(seen: Seen, kept: Sequence[Kept]) -> Figure:
                 axis=alt.Axis(grid=True, gridOpacity=0.35, tickMinStep=1),
             ),
             x2="to:Q",
-            y=alt.Y("layer:O", title="layer", scale=alt.Scale(paddingInner=0.16, paddingOuter=0.1), axis=_axis(kept, height)),
+            y=alt.Y("layer:O", title="layer", scale=alt.Scale(paddingInner=0.16), axis=_axis(kept, height)),
             color=alt.Color(
                 "state:N",
                 title=None,

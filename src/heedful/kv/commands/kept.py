@@ -57,8 +57,9 @@ class Kept:
 
     def share_of(self, positions: Sequence[int]) -> float:
         """Share of (layer, head, position) combinations that are stored; NaN without positions."""
-        found = [held[:, list(positions)].mean() for held in self.layers.values()]
-        return float(np.mean(found)) if positions else float("nan")
+        if not positions:
+            return float("nan")
+        return float(np.mean([held[:, list(positions)].mean() for held in self.layers.values()]))
 
 
 def of_item(model: Any, work: Work, item: Item, field: Sequence[Contender]) -> tuple[Seen, list[Kept]]:

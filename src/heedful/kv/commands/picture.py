@@ -133,7 +133,7 @@ def _ruler(grid: Grid) -> Text:
 
 
 def _legend(seen: Seen, kept: Sequence[Kept], grid: Grid) -> Iterator[Text]:
-    column = "a token" if grid.per == 1 else f"{grid.per} tokens, the darker the more of them are kept"
+    column = "a token" if grid.per == 1 else f"{grid.per} tokens, the denser the more of them are kept"
     line = "a KV head" if all(sum(map(len, k.layers.values())) <= LINES for k in kept) else "the mean head of a layer"
     yield Text(f"A line is {line}: its layer, what it keeps, how many. A column is {column}.")
     if seen.needed:

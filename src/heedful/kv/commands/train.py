@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from heedful.kv.commands.prompts import Prompt
     from heedful.kv.parts import Parts
 
-Train = Callable[[Any, Path, Path, Callable[[int, int, float | None], None]], "Parts"]
+Progress = Callable[[int, int, float | None], None]
+"""Told how much of how much is done, and the loss."""
+Train = Callable[[Any, Path, Path, Progress], "Parts"]
 """Trains a model's parts: the model, where they go, where the training is saved, and what is told how far it is."""
 
 MANY = 1_000_000
@@ -88,7 +90,7 @@ def lookahead(
     ]
     source, texts = _prepared(model, prompts, chat, dtype, device)
 
-    def train(loaded: Any, place: Path, state: Path, progress: Callable[[int, int, float | None], None]) -> Parts:
+    def train(loaded: Any, place: Path, state: Path, progress: Progress) -> Parts:
         sequences = [text.tokens for text in texts]
         return train_lookahead(loaded, sequences, place, settings=settings, state=state, progress=progress)
 
@@ -146,8 +148,9 @@ def gate(
     source, texts = _prepared(model, prompts, chat, dtype, device)
     sequences = [_judged(text) for text in texts]
 
-    def train(loaded: Any, place: Path, state: Path, progress: Callable[[int, int, float | None], None]) -> Parts:
-        return train_gate(loaded, sequences, place, settings=settings, state=state, progress=progress)
+    def train(loaded: Any, place: Path, state: Path, progress: Progress) -> Parts:
+        told = progress if minutes is None else _by_the_clock(progress, minutes, state)
+        return train_gate(loaded, sequences, place, settings=settings, state=state, progress=told)
 
     place = _place(out, source, FILE)
     parts = _trained("gate", train, source, place, dtype, device, threads, timed=minutes is not None)
@@ -257,13 +260,30 @@ def _trained(
     return parts
 
 
-def _reporter(bar: console.Progress, check: Callable[[], None]) -> Callable[[int, int, float | None], None]:
+def _by_the_clock(progress: Progress, minutes: float, state: Path) -> Progress:
+    """Tells ``progress`` seconds instead of steps; those before a break are in the saved training."""
+    began = time.monotonic()
+    before: list[float] = []
+
+    def report(step: int, steps: int, loss: float | None) -> None:
+        import torch
+
+        if not before:
+            before.append(torch.load(state, weights_only=True)["seconds"] if state.exists() else 0.0)
+        total = round(60 * minutes)
+        progress(min(total, round(before[0] + time.monotonic() - began)), total, loss)
+
+    return report
+
+
+def _reporter(bar: console.Progress, check: Callable[[], None]) -> Progress:
     """Tells the bar how far a training is and how long it will take, and ends it if that is asked for."""
     first: list[tuple[float, int]] = []
 
     def report(done: int, total: int, loss: float | None) -> None:
         now = time.monotonic()
-        first.append((now, done)) if not first else None
+        if not first:
+            first.append((now, done))
         began, before = first[0]
         left = (now - began) * (total - done) / (done - before) if done > before else None
         bar(done, total, left_s=left, note="" if loss is None else f"loss {loss:.4g}")
