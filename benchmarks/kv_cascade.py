@@ -68,7 +68,7 @@ def measure(name: str, prompt: int, budget: int, threads: int) -> dict[str, floa
 
 
 def main() -> None:
-    given = arguments(__doc__, prompts=[512, 1024, 2048, 4096, 8192], share=0.1)
+    given = arguments(__doc__, minutes=5, prompts=[512, 1024, 2048, 4096, 8192], share=0.1)
     rows: list[dict[str, Any]] = []
     for prompt in [512] if given.quick else given.prompts:
         budget = int(given.share * prompt)

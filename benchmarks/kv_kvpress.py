@@ -44,7 +44,7 @@ from kvbench.resident import peak_growth
 
 PINS = ("kvpress==0.5.5", "transformers==5.2.0", "accelerate==1.15.0", "datasets==5.2.0", "peft==0.21.2")
 NAMES = ("full", "streaming-llm", "tova", "snapkv", "adakv")
-LAYERS = 6
+LAYERS = 4
 SHARPER = 8.0
 """Factor on the query weights: the logits' standard deviation is about 0.2 with the plain weights."""
 
@@ -266,7 +266,7 @@ def prepare(folder: Path, length: int, slots: int, window: int, threads: int) ->
 
 
 def main() -> None:
-    given = arguments(__doc__, prompt=4096, share=0.1, window=32, steps=8, rounds=4)
+    given = arguments(__doc__, minutes=5, prompt=4096, share=0.1, window=32, steps=8, rounds=5)
     length, rounds = (512, 1) if given.quick else (given.prompt, given.rounds)
     python = environment()
     with tempfile.TemporaryDirectory() as made:

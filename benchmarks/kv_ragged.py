@@ -74,7 +74,7 @@ def caches(model: Any, context: int, budgets: list[float], steps: int) -> dict[t
 
 def main() -> None:
     given = arguments(
-        __doc__, contexts=[8192, 16384, 32768, 65536, 131072], budgets=[0.032, 0.1, 0.2], steps=8, rounds=8
+        __doc__, minutes=5, contexts=[8192, 16384, 32768, 65536, 131072], budgets=[0.032, 0.1, 0.2], steps=8, rounds=8
     )
     contexts, rounds = ([2048], 1) if given.quick else (given.contexts, given.rounds)
     model = llama()

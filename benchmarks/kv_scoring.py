@@ -1,14 +1,15 @@
 """What deciding costs while a prompt is read: every method that evicts when the prompt is over, against none.
 
-    python benchmarks/kv_scoring.py [--prompts 1024 2048 4096] [--long 8192] [--share 0.1] [--threads 1] [--quick]
+    python benchmarks/kv_scoring.py [--prompts 1024 2048 4096] [--share 0.1] [--threads 1] [--quick]
+    python benchmarks/kv_scoring.py --prompts 8192
 
 Prefill of a model with 6 layers, otherwise as in the other benchmarks; budget ``share`` of the prompt,
 observation window 32. ``overhead`` is what the whole prefill takes longer than under the full cache, which
 reads attention by the fused kernel alone and decides nothing; quartiles are over rounds, in which all methods
 take turns. ``deciding`` is the time inside the policy's own hooks: for LookaheadKV the trained rows' pass, for
 LAQ the draft. What is not in it is the observation window's attention rows, beside the fused kernel.
-LookaheadKV's parts are random, 32 tokens and a LoRA of rank 8; LAQ drafts 8 or 32 tokens. At the ``--long``
-length only some methods are measured, and fewer times.
+LookaheadKV's parts are random, 32 tokens and a LoRA of rank 8; LAQ drafts 8 or 32 tokens. Beyond 4096 tokens
+only some methods are measured.
 """
 
 from __future__ import annotations
@@ -81,19 +82,20 @@ def reading(model: Any, policy: Policy, prompt: int, deciding: list[float]) -> C
 
 
 def main() -> None:
-    given = arguments(__doc__, prompts=[1024, 2048, 4096], long=8192, share=0.1, rounds=5)
+    given = arguments(__doc__, minutes=5, prompts=[1024, 2048, 4096], share=0.1, rounds=4)
     model = llama(layers=LAYERS)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         parts = random_parts(model, Path(folder))
-        for prompt in [512] if given.quick else [*given.prompts, given.long]:
+        reading(model, Full(), 512, [])()  # loads the kernels
+        for prompt in [512] if given.quick else given.prompts:
             chosen = policies(int(given.share * prompt), parts)
-            if prompt == given.long:
+            if prompt > 4096:
                 chosen = {name: chosen[name] for name in LONG}
             deciding: dict[str, list[float]] = {name: [] for name in chosen}
             works = {name: reading(model, policy, prompt, deciding[name]) for name, policy in chosen.items()}
-            rounds = 1 if given.quick else 2 if prompt >= 4096 else given.rounds
-            seconds = interleaved(works, rounds)
+            rounds = 1 if given.quick else given.rounds - (prompt > 4096)
+            seconds = interleaved(works, rounds, warm_up=False)
             for name, taken in seconds.items():
                 middle, low, high = ratio(taken, seconds["full"])
                 rows.append(
@@ -109,7 +111,8 @@ def main() -> None:
                     }
                 )
     note = "overhead, deciding %: of the full cache's prefill, in the same run"
-    report(f"Prefill, budget {given.share:.0%}, {LAYERS} layers, {given.threads} thread(s)", rows, given, note)
+    title = f"Prefill, budget {given.share:.0%}, {LAYERS} layers, {given.threads} thread(s)"
+    report(title, rows, given, note, part="-".join(map(str, given.prompts)))
 
 
 if __name__ == "__main__":

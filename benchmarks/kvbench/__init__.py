@@ -9,13 +9,14 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -31,10 +32,17 @@ from heedful.kv.slots import Slots
 RESULTS = Path(__file__).parents[1] / "results"
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 12, 8, 4, 64
 TOKEN = torch.tensor([[5]])
+Name = TypeVar("Name", bound=Hashable)
 
 
-def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
-    """The command line: ``--quick``, ``--threads`` and the script's own options, as ``name=default``."""
+def arguments(doc: str | None, minutes: float | None = None, **options: Any) -> argparse.Namespace:
+    """The command line: ``--quick``, ``--threads`` and the script's own options, as ``name=default``.
+
+    Args:
+        doc: the script's docstring.
+        minutes: what it takes with its defaults on an idle machine with two cores; said before it begins.
+        **options: defaults.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small, to see that it runs; nothing is written")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
@@ -46,6 +54,8 @@ def arguments(doc: str | None, **options: Any) -> argparse.Namespace:
     torch.set_num_threads(given.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if minutes is not None and not given.quick:
+        print(f"about {minutes:g} minutes with the defaults", file=sys.stderr)
     return given
 
 
@@ -65,9 +75,10 @@ def llama(layers: int = LAYERS) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def random_entries(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Random keys and values of one layer, ``[1, KV heads, count, head dim]`` each."""
-    generator = torch.Generator().manual_seed(seed)
+@lru_cache(maxsize=1)
+def random_entries(count: int) -> tuple[Tensor, Tensor]:
+    """Random keys and values, ``[1, KV heads, count, head dim]`` each; every layer gets a copy of them."""
+    generator = torch.Generator().manual_seed(0)
     keys, values = torch.randn(2, 1, KV_HEADS, count, HEAD_DIM, generator=generator)
     return keys, values
 
@@ -85,7 +96,7 @@ def filled(model: LlamaForCausalLM, policy: Policy, context: int, slots: int | T
     cache = EvictingCache(policy, model, capacity=capacity)
     count = torch.full((len(cache.layers), KV_HEADS), slots) if isinstance(slots, int) else slots
     for index, layer in enumerate(cache.layers):
-        keys, values = random_entries(context, index)
+        keys, values = random_entries(context)
         layer.lazy_initialization(keys, values)
         held: Slots = layer.slots
         held.append(keys, values)
@@ -99,7 +110,7 @@ def filled(model: LlamaForCausalLM, policy: Policy, context: int, slots: int | T
 def native(cache: Cache, context: int) -> Cache:
     """A Hugging Face cache, filled with ``context`` random entries per layer."""
     for index in range(len(cache.layers)):
-        cache.update(*random_entries(context, index), index)
+        cache.update(*random_entries(context), index)
     return cache
 
 
@@ -120,15 +131,17 @@ def decode(model: LlamaForCausalLM, cache: Cache, steps: int = 1) -> float:
         return time.perf_counter() - begun
 
 
-def interleaved(works: Mapping[str, Callable[[], float]], rounds: int, turns: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    works: Mapping[Name, Callable[[], float]], rounds: int, turns: int = 1, warm_up: bool = True
+) -> dict[Name, list[float]]:
     """Each work's mean seconds, per round.
 
     A round gives every work ``turns`` turns. They take turns one by one, in an order that rotates, so that a drift of
-    the machine's speed hits all alike. One round goes before, to warm up.
+    the machine's speed hits all alike. One round goes before, to warm up, unless that has been done.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[Name, list[float]] = {name: [] for name in works}
     names = list(works)
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         taken = dict.fromkeys(names, 0.0)
         for turn in range(turns):
             first = (number + turn) % len(names)

@@ -30,6 +30,7 @@ class Side:
         self.tokens = load_file(prompt)["tokens"]
         self.slots, self.window = slots, window
         self.cache: DynamicCache | None = None
+        self.full: DynamicCache | None = None
         self.position = 0
         self.model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -79,9 +80,10 @@ class Side:
     def positions(self, press: str, out: str) -> dict[str, str]:
         """Writes bool ``kept [layers, KV heads, n]``."""
         kept = []
-        full, pruned = self.read("full"), self.read(press)
-        for index, layer in enumerate(pruned.layers):
-            all_keys = full.layers[index].keys[0]
+        if self.full is None:
+            self.full = self.read("full")
+        for index, layer in enumerate(self.read(press).layers):
+            all_keys = self.full.layers[index].keys[0]
             masked = getattr(self.model.model.layers[index].self_attn, "masked_key_indices", None)
             if masked is None:
                 kept.append(_found(layer.keys[0], all_keys))
