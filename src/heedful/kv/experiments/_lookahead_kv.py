@@ -22,12 +22,11 @@ from heedful.kv.cache import EvictingCache
 from heedful.kv.experiments import MODEL, _work
 from heedful.kv.experiments.lookahead_kv import (
     DRAFTER,
-    FAR,
     MAIN_SHARE,
     METHODS,
-    NEAR,
-    OPTIONS,
+    MIXTURE,
     SPECS,
+    TASKS,
     TIMED,
     VARIANTS,
 )
@@ -108,8 +107,7 @@ def _trained(cell: Cell, ctx: Context) -> Path:
 
     def build(folder: Path) -> None:
         rng = np.random.default_rng([3, cell["trained"]])
-        tasks = (*FAR, *NEAR)
-        items = [models.tasks.sample(tasks[i % len(tasks)], rng, 1, length)[0] for i in range(steps * batch)]
+        items = [models.tasks.sample(MIXTURE[i % len(MIXTURE)], rng, 1, length)[0] for i in range(steps * batch)]
         train_lookahead(
             _work.model(MODEL, ctx.device),
             [torch.from_numpy(item.tokens[: item.prompt_length]) for item in items],
@@ -126,8 +124,8 @@ def _trained(cell: Cell, ctx: Context) -> Path:
 def _answers(cell: Cell, ctx: Context, contenders: Sequence[Contender]) -> Iterator[Row]:
     """Answers to a cell's items, fed the true tokens, and what was kept; the full cache is the reference."""
     count, size, length = (ctx.params[name] for name in ("items", "batch", "length"))
-    seed, options = 1_000 * cell["seed"] + cell["chunk"], OPTIONS.get(cell["task"], {})
-    work = _work.items(cell["task"], seed, count, length, cell["split"], **options)
+    task, options = TASKS[cell["task"]]
+    work = _work.items(task, 1_000 * cell["seed"] + cell["chunk"], count, length, cell["split"], **options)
     first = 100_000 * cell["seed"] + ctx.params["items"] * cell["chunk"]
     for start in range(0, len(work), size):
         batch = _Batch(_work.model(MODEL, ctx.device), work[start : start + size], ctx.device)
@@ -167,11 +165,12 @@ class _Batch:
         self.truth = self._attention(Oracle(1, answers=self.answers))
 
     def play(self, policy: Policy, slots: int, ranks: bool) -> Iterator[Row]:
-        """One row per item: ``accuracy``, ``kl``, ``recall``, ``slots`` and, if ``ranks`` are wanted, ``spearman``."""
+        """One row per item: all metrics, ``spearman`` only if ``ranks`` are wanted."""
         cache = self.shared.cache_for(policy)
         recall = self._recall(cache, slots)
         logprobs = self._logprobs(cache)
-        right = logprobs.argmax(dim=-1).cpu().numpy() == self.fed
+        predicted, expected = (x.argmax(dim=-1).cpu().numpy() for x in (logprobs, self.full))
+        right, same = predicted == self.fed, predicted == expected
         kl = (self.full.exp() * (self.full - logprobs)).sum(dim=-1).cpu().numpy()
         later = self.scored.copy()
         later[:, 0] = False
@@ -180,6 +179,8 @@ class _Batch:
         for row, scored in enumerate(self.scored):
             yield {
                 "accuracy": float(right[row][scored].all()),
+                "token_accuracy": float(right[row][scored].mean()),
+                "agreement": float(same[row][scored].all()),
                 "kl": float(kl[row][later[row]].mean()),
                 "recall": float(recall[row]),
                 "slots": held,

@@ -7,17 +7,27 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from heedful.kv.experiments.lookahead_kv import DECIDED_ON, FAR, MAIN_SHARE
 from heedful.lab import Figure
 
 
-def _curves(quality: pl.DataFrame, metric: str, title: str, caption: str) -> Figure:
+def _answered() -> pl.Expr:
+    """What claims about a row's task are decided on."""
+    found = pl.col("accuracy")
+    for task, metric in DECIDED_ON.items():
+        found = pl.when(pl.col("task") == task).then(pl.col(metric)).otherwise(found)
+    return found
+
+
+def _budgets(quality: pl.DataFrame) -> Figure:
     """One line per method over the budget, one panel per task."""
     table = (
-        quality.filter(~pl.col("tuned") & pl.col(metric).is_not_null())
+        quality.filter(~pl.col("tuned") & pl.col("task").is_in(FAR))
+        .filter((pl.col("share") < 1) | (pl.col("method") == "full"))
         .group_by("task", "method", "share")
         .agg(
-            pl.col(metric).mean(),
-            (1.96 * pl.col(metric).std() / pl.len().sqrt()).alias("plus_minus"),
+            pl.col("answered").mean(),
+            (1.96 * pl.col("answered").std() / pl.len().sqrt()).alias("plus_minus"),
             pl.len().alias("items"),
         )
         .sort("task", "method", "share")
@@ -32,57 +42,90 @@ def _curves(quality: pl.DataFrame, metric: str, title: str, caption: str) -> Fig
                 axis=alt.Axis(format="%", values=[0.05, 0.1, 0.2, 0.5, 1]),
                 title="budget, share of the sequence",
             ),
-            y=alt.Y(f"{metric}:Q", title=metric),
+            y="answered:Q",
             color=alt.Color("method:N"),
-            facet=alt.Facet("task:N", columns=3, title=None),
-            tooltip=["task", "method", "share", metric, "plus_minus", "items"],
+            facet=alt.Facet("task:N", columns=2, title=None),
+            tooltip=["task", "method", "share", "answered", "plus_minus", "items"],
         )
-        .properties(width=220, height=180)
+        .properties(width=260, height=200)
     )
-    return Figure(title, chart, table, caption)
+    return Figure(
+        "Answers, where the end of the prompt does not tell what matters",
+        chart,
+        table,
+        "Whole answers right (early, twohop), tokens right (copy), answers as with the full cache (crowded). Full "
+        "cache at 100 %. plus_minus is half the 95 % interval over items.",
+    )
 
 
-def _tuned(quality: pl.DataFrame) -> Figure:
+def _kept(quality: pl.DataFrame) -> Figure:
     table = (
-        quality.filter(pl.col("tuned"))
+        quality.filter(~pl.col("tuned") & pl.col("task").is_in(FAR) & (pl.col("share") == MAIN_SHARE))
         .group_by("task", "method")
-        .agg(pl.col("accuracy", "kl", "recall").mean(), pl.len().alias("items"))
+        .agg(pl.col("recall", "spearman", "kl").mean())
+        .sort("task", "method")
+    )
+    chart = (
+        alt.Chart(table)
+        .mark_point(filled=True, size=60)
+        .encode(
+            x="recall:Q",
+            y=alt.Y("method:N", title=None),
+            color="task:N",
+            tooltip=["task", "method", "recall", "spearman", "kl"],
+        )
+        .properties(width=420)
+    )
+    return Figure(
+        "What is kept at a tenth",
+        chart,
+        table,
+        "Of the entries that the true answer attends to most, the share that is kept; the oracle keeps them all. "
+        "SnapKV's and PyramidKV's rank correlation leaves out their window.",
+    )
+
+
+def _bars(rows: pl.DataFrame, title: str, caption: str) -> Figure:
+    """Answers by method, one panel per task."""
+    table = (
+        rows.group_by("task", "method")
+        .agg(pl.col("answered", "kl", "recall").mean(), pl.len().alias("items"))
         .sort("task", "method")
     )
     chart = (
         alt.Chart(table)
         .mark_bar()
-        .encode(x="accuracy:Q", y=alt.Y("method:N", title=None), row=alt.Row("task:N", title=None), color="method:N")
+        .encode(x="answered:Q", y=alt.Y("method:N", title=None), row=alt.Row("task:N", title=None), color="method:N")
         .properties(width=320)
     )
-    return Figure("Tuned with equal effort, at a tenth", chart, table, "Four settings each, chosen on other items.")
+    return Figure(title, chart, table, caption)
 
 
 def _ablation(rows: pl.DataFrame) -> Figure:
     rival = pl.col("method") == "snapkv"
     table = (
-        rows.with_columns(parts=pl.when(rival).then(pl.lit("SnapKV")).otherwise(pl.col("variant")))
-        .group_by("parts", "task", "share")
+        rows.filter(pl.col("share") == MAIN_SHARE)
+        .with_columns(parts=pl.when(rival).then(pl.lit("SnapKV")).otherwise(pl.col("variant")))
+        .group_by("parts", "task")
         .agg(
-            pl.col("accuracy", "recall", "spearman", "kl").mean(),
+            pl.col("recall", "spearman", "answered", "kl").mean(),
             pl.col("trained").n_unique().alias("trainings"),
         )
-        .sort("parts", "task", "share")
+        .sort("parts", "task")
     )
     chart = (
         alt.Chart(table)
-        .mark_line(point=True)
+        .mark_point(filled=True, size=60)
         .encode(
-            x=alt.X("share:Q", axis=alt.Axis(format="%"), title="budget, share of the sequence"),
-            y=alt.Y("recall:Q", scale=alt.Scale(zero=False)),
-            color=alt.Color("parts:N", title=None),
-            column=alt.Column("task:N", title=None),
-            tooltip=["parts", "task", "share", "accuracy", "recall", "spearman", "trainings"],
+            x=alt.X("recall:Q", scale=alt.Scale(zero=False)),
+            y=alt.Y("parts:N", title=None),
+            color="task:N",
+            tooltip=["parts", "task", "recall", "spearman", "answered", "trainings"],
         )
-        .properties(width=220, height=200)
+        .properties(width=420)
     )
     return Figure(
-        "What the parts contribute",
+        "What the parts contribute, at a tenth",
         chart,
         table,
         "Parts trained here, all for the same number of steps, fewer than the shipped ones.",
@@ -116,26 +159,19 @@ def _overhead(rows: pl.DataFrame) -> Figure:
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     found = []
+    rows = rows.with_columns(answered=_answered())
     quality = rows.filter((pl.col("part") == "quality") & (pl.col("split") == "test"))
     if len(quality):
-        found += [
-            _curves(quality, "accuracy", "Answers right", "Full cache at 100 %. plus_minus is half the 95 % interval."),
-            _curves(
-                quality,
-                "recall",
-                "Kept of what the true answer attends to most",
-                "As many entries as the budget, by the true answer's attention; the oracle keeps them all.",
-            ),
-            _curves(quality, "kl", "Divergence from the full cache", "In nats, after the answer's first token."),
-            _curves(
-                quality.filter(pl.col("share") == 0.1),
-                "spearman",
-                "Scores against the true answer's attention",
-                "Rank correlation over the prompt, before pooling. SnapKV and PyramidKV without their window.",
-            ),
-        ]
-        if quality["tuned"].any():
-            found.append(_tuned(quality))
+        found += [_budgets(quality), _kept(quality)]
+        at_a_tenth = (pl.col("share") == MAIN_SHARE) | (pl.col("method") == "full")
+        near = quality.filter(~pl.col("task").is_in(FAR) & ~pl.col("tuned") & at_a_tenth)
+        if len(near):
+            found.append(
+                _bars(near, "Where the question ends the prompt, at a tenth", "Training has not seen marked.")
+            )
+        tuned = quality.filter(pl.col("tuned"))
+        if len(tuned):
+            found.append(_bars(tuned, "Tuned with equal effort, at a tenth", "Settings chosen on other items."))
     ablation = rows.filter(pl.col("part") == "ablation")
     if len(ablation):
         found.append(_ablation(ablation))

@@ -15,14 +15,28 @@ if TYPE_CHECKING:
     from heedful.lab import Context
 
 DRAFTER = "task-mini-1"
-FAR = ("early", "twohop", "copy")
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "early": ("early", {"needles": 3}),
+    "crowded": ("early", {}),
+    "twohop": ("twohop", {}),
+    "copy": ("copy", {}),
+    "niah1": ("niah1", {}),
+    "mk1": ("mk1", {}),
+    "marked": ("marked", {}),
+}
+"""By our name: the generator and its options. The model knows ``early`` among three needles; among one per 24 tokens
+(``crowded``) it does not, so that there a policy is held against the full cache's own predictions."""
+FAR = ("early", "crowded", "twohop", "copy")
 """Tasks whose answer decides what matters: the end of the prompt does not tell, or not all of it."""
-OPTIONS: dict[str, dict[str, Any]] = {"early": {"needles": 3}}
-"""Of the tasks' generators. With one needle per 24 tokens, the default, the model answers 91 % of early's tokens."""
 NEAR = ("niah1", "mk1")
 """Tasks whose question ends the prompt."""
 LEFT_OUT = "marked"
 """A task that training has not seen."""
+KNOWN_BY = {"early": "token_accuracy", "copy": "token_accuracy"}
+DECIDED_ON = {"crowded": "agreement", "copy": "token_accuracy"}
+"""What the model's knowledge of a task, and claims about it, are decided on, where that is not ``accuracy``."""
+MIXTURE = ("early", "twohop", "copy", "niah1", "mk1", "mq", "vt")
+"""What parts are trained on here, as the shipped ones (training/train_lookahead.py)."""
 METHODS = (
     "oracle",
     "lookaheadkv",
@@ -118,6 +132,7 @@ _ITEMS: dict[str, Any] = {"unit": ("item",), "fixed": "one checkpoint"}
 def _against(
     control: str, task: str, share: float = MAIN_SHARE, method: str = "lookaheadkv", tuned: bool = False
 ) -> dict[str, Any]:
+    """The fields of a claim about a method and its rival on a task."""
     return {
         "treatment": {"method": method},
         "control": {"method": control},
@@ -129,7 +144,7 @@ def _ablation(control: str, variant: str = WHOLE) -> dict[str, Any]:
     return {
         "treatment": {"variant": variant},
         "control": {"variant": control},
-        "where": {"part": "ablation", "task": list(FAR), "method": "lookaheadkv", "share": MAIN_SHARE, "trained": 0},
+        "where": {"part": "ablation", "method": "lookaheadkv", "share": MAIN_SHARE, "trained": 0},
         "unit": ("task", "item"),
         "fixed": "one checkpoint, one training of each, three tasks",
     }
@@ -155,6 +170,13 @@ experiment = Experiment(
             "1",
             "higher",
             "Share of items whose whole answer is predicted right, fed the true tokens so far.",
+        ),
+        Metric("token_accuracy", "1", "higher", "Share of an item's scored tokens that are predicted right."),
+        Metric(
+            "agreement",
+            "1",
+            "higher",
+            "Share of items at whose scored tokens all predictions are the full cache's, right or wrong.",
         ),
         Metric(
             "kl",
@@ -194,7 +216,7 @@ experiment = Experiment(
                 "batch": 2,
                 "length": 256,
                 "tasks": ["twohop"],
-                "shares": [0.1, 1.0],
+                "shares": [0.1],
                 "tuned_tasks": ["twohop"],
                 "settings": 1,
                 "ablation_tasks": ["twohop"],
@@ -203,34 +225,35 @@ experiment = Experiment(
                 "train_steps": 1,
                 "train_batch": 2,
                 "contexts": [256],
-                "timings": 2,
+                "timings": 1,
             },
             limit_s=120,
+            repeats=1,
             leaves_out="Everything but a check that it runs.",
         ),
         "small": Scale(
             {
                 "seeds": [0, 1, 2],
-                "chunks": 1,
+                "chunks": 2,
                 "items": 32,
                 "batch": 32,
                 "length": 256,
                 "tasks": [*FAR, *NEAR, LEFT_OUT],
                 "shares": [0.05, 0.1, 0.2, 0.5, 1.0],
-                "tuned_tasks": [*FAR],
+                "tuned_tasks": ["crowded", "twohop", "copy"],
                 "settings": 4,
-                "ablation_tasks": [*FAR],
+                "ablation_tasks": ["crowded", "twohop", "copy"],
                 "ablation_shares": [0.05, 0.1, 0.2],
                 "trainings": {variant: 3 if variant == WHOLE else 1 for variant in VARIANTS},
                 "train_steps": 120,
                 "train_batch": 16,
-                "contexts": [512, 1024, 2048],
+                "contexts": [512, 2048],
                 "timings": 5,
             },
             limit_s=600,
             repeats=3,
             leaves_out="Llama and Qwen models and their benchmarks (MT-Bench, LongBench, RULER); prompts beyond 256 "
-            "tokens (overhead: 2048); 96 items a task; one training of each ablation, and three short ones of the "
+            "tokens (overhead: 2048); 192 items a task; one training of each ablation, and three short ones of the "
             "whole method; plain text; sampled answers; ranks other than 8.",
         ),
         "full": Scale(
@@ -242,9 +265,9 @@ experiment = Experiment(
                 "length": 256,
                 "tasks": [*FAR, *NEAR, LEFT_OUT],
                 "shares": [0.05, 0.1, 0.2, 0.5, 1.0],
-                "tuned_tasks": [*FAR],
+                "tuned_tasks": ["crowded", "twohop", "copy"],
                 "settings": 4,
-                "ablation_tasks": [*FAR],
+                "ablation_tasks": ["crowded", "twohop", "copy"],
                 "ablation_shares": [0.05, 0.1, 0.2],
                 "trainings": {variant: 5 for variant in VARIANTS},
                 "train_steps": 600,
@@ -260,7 +283,7 @@ experiment = Experiment(
     cells=cells,
     measure=measure,
     figures=figures,
-    tuning=Tuning(grids, tuning_cells, "accuracy"),
+    tuning=Tuning(grids, tuning_cells, "agreement"),
     inputs=_digests,
     modules=(
         *PREFILL_RUNTIME,
@@ -283,14 +306,14 @@ experiment = Experiment(
             Claim(
                 f"knows-{task}",
                 f"With the full cache the model answers at least 95 % of {task}, so that losses are the policy's.",
-                "accuracy",
+                KNOWN_BY.get(task, "accuracy"),
                 rule="noninferior",
                 control=0.95,
                 treatment={"method": "full"},
                 where={"part": "quality", "split": "test", "task": task},
                 **_ITEMS,
             )
-            for task in (*FAR, *NEAR, LEFT_OUT)
+            for task in ("early", "twohop", "copy", *NEAR, LEFT_OUT)
         ),
         Claim(
             "attention-matters",
@@ -305,29 +328,35 @@ experiment = Experiment(
             Claim(
                 f"beats-snapkv-{task}",
                 f"At 10 % it answers more of {task} than SnapKV, whose window does not see {what}.",
-                "accuracy",
+                DECIDED_ON.get(task, "accuracy"),
                 rule="superior",
                 d=0.05,
                 **_against("snapkv", task),
                 **_ITEMS,
                 published="MT-Bench at 64 entries, Llama-3.1-8B: 7.26 against 6.80" if task == "early" else "",
             )
-            for task, what in (("early", "the question"), ("twohop", "the second hop's key"), ("copy", "the span"))
+            for task, what in (
+                ("early", "the question"),
+                ("crowded", "the question"),
+                ("twohop", "the second hop's key"),
+                ("copy", "the span"),
+            )
         ),
         Claim(
-            "faithful",
-            "At 10 % its distributions on early are closer to the full cache's than SnapKV's.",
-            "kl",
+            "beats-snapkv-small",
+            "At 5 % it answers more of early than SnapKV, by more than 20 points.",
+            "accuracy",
             rule="superior",
-            d=0.05,
-            **_against("snapkv", "early"),
+            d=0.2,
+            **_against("snapkv", "early", share=0.05),
             **_ITEMS,
+            published="the gap is largest at small budgets",
         ),
         *(
             Claim(
                 f"no-worse-than-laq-{task}",
                 f"At 10 % it answers no less of {task} than LAQ, which writes a draft first.",
-                "accuracy",
+                DECIDED_ON.get(task, "accuracy"),
                 rule="noninferior",
                 d=0.05,
                 **_against("laq", task),
@@ -336,55 +365,70 @@ experiment = Experiment(
             )
             for task in FAR
         ),
-        Claim(
-            "beats-speckv",
-            "At 10 % it answers more of early than SpecKV, whose small model does not know the task.",
-            "accuracy",
-            rule="superior",
-            d=0.05,
-            **_against("speckv", "early"),
-            **_ITEMS,
+        *(
+            Claim(
+                f"beats-{rival}",
+                f"At 10 % it answers more of early than {title}.",
+                "accuracy",
+                rule="superior",
+                d=0.05,
+                **_against(rival, "early"),
+                **_ITEMS,
+                published=published,
+            )
+            for rival, title, published in (
+                ("speckv", "SpecKV, whose small model does not know the task", ""),
+                ("pyramidkv", "PyramidKV", "MT-Bench at 64 entries, Llama-3.1-8B: 7.26 against 6.85"),
+                ("tova", "TOVA", ""),
+                ("h2o", "H2O", ""),
+                ("streaming-llm", "StreamingLLM", "MT-Bench at 64 entries, Llama-3.1-8B: 7.26 against 6.17"),
+            )
         ),
         Claim(
-            "beats-pyramidkv",
-            "At 10 % it answers more of early than PyramidKV.",
-            "accuracy",
+            "faithful",
+            "At 10 % its distributions on crowded are closer to the full cache's than SnapKV's.",
+            "kl",
             rule="superior",
             d=0.05,
-            **_against("pyramidkv", "early"),
+            **_against("snapkv", "crowded"),
             **_ITEMS,
-            published="MT-Bench at 64 entries, Llama-3.1-8B: 7.26 against 6.85",
         ),
         Claim(
             "finds-the-truth",
-            "At 10 % it keeps more of what the true answer attends to than SnapKV, on early.",
+            "At 10 % it keeps more of what the true answer attends to than SnapKV, on crowded.",
             "recall",
             rule="superior",
             d=0.05,
-            **_against("snapkv", "early"),
+            **_against("snapkv", "crowded"),
             **_ITEMS,
         ),
-        Claim(
-            "tuned-beats-snapkv",
-            "Tuned with equal effort, at 10 % it answers more of early than SnapKV.",
-            "accuracy",
-            rule="superior",
-            d=0.05,
-            **_against("snapkv", "early", tuned=True),
-            **_ITEMS,
+        *(
+            Claim(
+                f"tuned-beats-snapkv-{task}",
+                f"Tuned with equal effort, at 10 % it answers more of {task} than SnapKV.",
+                DECIDED_ON.get(task, "accuracy"),
+                rule="superior",
+                d=0.05,
+                **_against("snapkv", task, tuned=True),
+                **_ITEMS,
+            )
+            for task in FAR
         ),
-        Claim(
-            "tuned-no-worse-than-laq",
-            "Tuned with equal effort, at 10 % it answers no less of early than LAQ.",
-            "accuracy",
-            rule="noninferior",
-            d=0.05,
-            **_against("laq", "early", tuned=True),
-            **_ITEMS,
+        *(
+            Claim(
+                f"tuned-no-worse-than-laq-{task}",
+                f"Tuned with equal effort, at 10 % it answers no less of {task} than LAQ.",
+                DECIDED_ON.get(task, "accuracy"),
+                rule="noninferior",
+                d=0.05,
+                **_against("laq", task, tuned=True),
+                **_ITEMS,
+            )
+            for task in FAR
         ),
         Claim(
             "over-trainings",
-            "Trained again from other seeds, for a short time, it still keeps more of early's truth at 10 % than "
+            "Trained again from other seeds, for a short time, it still keeps more of crowded's truth at 10 % than "
             "SnapKV.",
             "recall",
             rule="superior",
@@ -393,7 +437,7 @@ experiment = Experiment(
             fixed="one checkpoint, the items",
             treatment={"method": "lookaheadkv"},
             control={"method": "snapkv"},
-            where={"part": "ablation", "variant": WHOLE, "task": "early", "share": MAIN_SHARE},
+            where={"part": "ablation", "variant": WHOLE, "task": "crowded", "share": MAIN_SHARE},
         ),
         Claim(
             "lora-needed",
@@ -494,12 +538,12 @@ experiment = Experiment(
         ),
         Claim(
             "bound",
-            "It does not keep more of the truth than the oracle does.",
-            "recall",
+            "At 10 % it does not answer more of copy than the oracle.",
+            "token_accuracy",
             rule="noninferior",
-            d=0.0,
+            d=0.02,
             boundary=True,
-            **_against("lookaheadkv", "early", method="oracle"),
+            **_against("lookaheadkv", "copy", method="oracle"),
             **_ITEMS,
         ),
         Claim(
@@ -513,6 +557,7 @@ experiment = Experiment(
             control={"method": "full"},
             where={"part": "quality", "split": "test", "task": "copy"},
             unit=("item",),
+            fixed="one checkpoint",
         ),
         Claim(
             "sampled",
@@ -526,7 +571,7 @@ experiment = Experiment(
             "longer",
             "Trained at one length, it still works at twice that length.",
             "accuracy",
-            reason="the model answers early and copy up to 256 tokens only",
+            reason="the model answers early up to 256 tokens only",
             published="trained at 16k, still good at 32k",
         ),
     ),
