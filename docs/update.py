@@ -4,8 +4,8 @@
 
 A page holds blocks ``<!-- made: KIND SYSTEM -->`` ... ``<!-- end -->``; what stands between is written here, the
 rest by hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured``,
-``verdicts``, ``headline`` and ``picture`` from the newest complete run at scale small under --runs, and stay as they
-are where there is none. With --check nothing is written, and the exit status is 1 if a block that needs no run is out
+``verdicts``, ``headline``, ``line`` and ``picture`` from the newest complete run at scale small under --runs, and stay
+as they are where there is none. With --check nothing is written, and the exit status is 1 if a block that needs no run is out
 of date.
 """
 
@@ -104,6 +104,20 @@ def headline(experiment: Experiment, meta: dict[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def line(experiment: Experiment, meta: dict[str, Any], page: Path) -> str:
+    """One entry of a list: the question, and how many claims came out how, boundary claims included."""
+    status = {verdict["claim"]: verdict["status"] for verdict in meta["verdicts"]}
+    asked = [status.get(claim.id, "not measured") for claim in experiment.claims if not claim.id.startswith("knows-")]
+    counts = [
+        f"{asked.count(kind)} {word}"
+        for kind, word in (("holds", "hold"), ("fails", "fail"), ("inconclusive", "inconclusive"))
+        if kind in asked
+    ]
+    link = os.path.relpath(ROOT / "docs" / "systems" / f"{experiment.slug}.md", page.parent)
+    tried = len(asked) - asked.count("not measured")
+    return f"- **[{experiment.title}]({link})** {experiment.question} *Of {tried} claims {', '.join(counts)}.*\n"
+
+
 def measured(experiment: Experiment, folder: Path, meta: dict[str, Any]) -> str:
     parts = [verdicts(experiment, meta)]
     for figure in _figures(experiment, folder):
@@ -166,6 +180,8 @@ def main() -> int:
                 body = match["body"]
             elif kind == "verdicts":
                 body = verdicts(experiment, newest[1])
+            elif kind == "line":
+                body = line(experiment, newest[1], page)
             elif kind == "headline":
                 body = headline(experiment, newest[1])
             elif kind == "picture":
