@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from heedful.kv import Full, RandomRates
+from heedful.kv.random_rates import HiddenRates
 
 RATES = ((0.2, 0.6), (1.0, 0.0), (0.35, 0.35))
 
@@ -53,12 +54,12 @@ def test_hiding_changes_the_prompt_and_not_what_is_kept(tiny: Any, prompt: Any) 
     model, ids = tiny(), prompt(30)
     plain, _ = run(model, ids, Full())
     shown, a = run(model, ids, RandomRates(RATES))
-    hidden, b = run(model, ids, RandomRates(RATES, hides=True))
-    near, _ = run(model, ids, RandomRates(RATES, hides=True, keep_last=3))
+    hidden, b = run(model, ids, HiddenRates(RATES))
+    near, _ = run(model, ids, HiddenRates(RATES, keep_last=3))
     torch.testing.assert_close(shown, plain, rtol=0, atol=1e-11)
     assert float((hidden - plain).abs().max()) > 1e-2 and float((hidden - near).abs().max()) > 1e-2
     assert positions(a) == positions(b)
-    everything, _ = run(model, ids, RandomRates(((1.0, 1.0),) * 3, hides=True))
+    everything, _ = run(model, ids, HiddenRates(((1.0, 1.0),) * 3))
     torch.testing.assert_close(everything, plain, rtol=0, atol=1e-11)
 
 
@@ -70,6 +71,12 @@ def test_what_comes_later_is_kept(tiny: Any, prompt: Any) -> None:
         model(prompt(4, seed=1), past_key_values=cache)
         model(prompt(1, seed=2), past_key_values=cache)
     assert positions(cache) == [[[head | set(range(30, 35)) for head in item] for item in layer] for layer in before]
+
+
+def test_a_prompt_of_one_token_sees_itself(tiny: Any, prompt: Any) -> None:
+    got, cache = run(tiny(), prompt(1), HiddenRates(((0.0, 0.0),) * 3, keep_first=0))
+    torch.testing.assert_close(got, run(tiny(), prompt(1), Full())[0], rtol=0, atol=1e-11)
+    assert positions(cache) == [[[set(), set()]]] * 3
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,7 @@ class RandomRates(Policy):
     Args:
         rates: by managed layer, and KV head, the share of the prompt that is kept, in [0, 1].
         keep_first: first tokens that always stay; they count.
-        keep_last: newest tokens that always stay, and that every token of the prompt sees, itself included.
-        hides: whether tokens of the prompt do not see what is not kept.
+        keep_last: newest tokens that always stay; they count.
         seed: of the lots.
 
     Raises ValueError for a parameter out of its range, or if the rates are not those of this model's layers and heads.
@@ -38,7 +37,6 @@ class RandomRates(Policy):
     rates: Sequence[Sequence[float]] = ()
     keep_first: int = 1
     keep_last: int = 0
-    hides: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,15 +54,6 @@ class RandomRates(Policy):
             raise ValueError(f"rates: given for {len(self.rates)} layers, but the model has {layers} to manage")
         return {}
 
-    def visible(self, slots: Slots) -> Tensor | None:
-        if not (self.hides and slots.fresh):
-            return None
-        kept = self._kept(slots)
-        if self.keep_last < 2:
-            return kept
-        position = slots.position
-        return kept[:, :, None] | (position[:, :, :, None] - position[:, :, None] < self.keep_last)
-
     def prompted(self, slots: Slots, seen: Seen) -> None:
         if slots.fresh:
             slots.keep(self._kept(slots))
@@ -81,3 +70,24 @@ class RandomRates(Policy):
         order_of = rank.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1, stable=True)
         count = (slots.counts * rates.to(position.device)).round()
         return always | ((order_of < count[..., None]) & (position >= 0))
+
+
+@dataclass(frozen=True)
+class HiddenRates(RandomRates):
+    """The same, and tokens of the prompt do not see what is not kept, as with learned gates.
+
+    Args:
+        rates: as for :class:`RandomRates`.
+        keep_first: first tokens that always stay, and are seen.
+        keep_last: newest tokens that always stay; each token of the prompt sees as many before it, itself included.
+        seed: of the lots.
+    """
+
+    def visible(self, slots: Slots) -> Tensor | None:
+        if not slots.fresh or slots.seen == 1:
+            return None
+        kept = self._kept(slots)
+        if self.keep_last < 2:
+            return kept
+        position = slots.position
+        return kept[:, :, None] | (position[:, :, :, None] - position[:, :, None] < self.keep_last)
