@@ -245,7 +245,7 @@ experiment = Experiment(
                 "ablation_tasks": ["crowded", "twohop", "copy"],
                 "ablation_shares": [0.05, 0.1, 0.2],
                 "trainings": {variant: 3 if variant == WHOLE else 1 for variant in VARIANTS},
-                "train_steps": 120,
+                "train_steps": 80,
                 "train_batch": 16,
                 "contexts": [512, 2048],
                 "timings": 5,
