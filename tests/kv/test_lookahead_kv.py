@@ -509,6 +509,20 @@ def test_a_budget_of_time_is_spent_over_all_calls(fresh: Any, prompt: Any, tmp_p
     assert len(steps[0]) >= 2 and steps[1] == [steps[0][-1]]
 
 
+@pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma3"])
+def test_other_families_are_trained_too(family: str, fresh: Any, prompt: Any, tmp_path: Path) -> None:
+    """Among them one with sliding layers, whose batches cannot be padded."""
+    model, losses = fresh(family), list[float]()
+    parts = train_lookahead(
+        model, prompts_of(prompt), tmp_path / "p", settings=replace(QUICK, steps=6), state=tmp_path / "s",
+        progress=lambda done, total, loss: losses.append(loss) if loss is not None else None,
+    )  # fmt: skip
+    assert len(losses) == 6 and all(0 < loss < 20 for loss in losses)
+    assert sum(name.endswith(".a") for name in parts.tensors) == 7 * 3
+    cache, _ = read(model, LookaheadKV(8, parts=str(tmp_path / "p")), prompt(20))
+    assert all(len(head) == 8 for layer in kept(cache) for head in layer[0])
+
+
 @pytest.mark.parametrize("options", [{"rank": 0}, {"rows": "prompt", "tokens": 6}])
 def test_ablations_train_what_they_have(options: dict[str, Any], fresh: Any, prompt: Any, tmp_path: Path) -> None:
     model, settings = fresh(), replace(QUICK, **options)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,7 +119,7 @@ def train_lookahead(
     Args:
         model: a Hugging Face causal language model that the room supports; it is left as it was.
         prompts: token ids, int64 ``[n_i]``, each at least one token; the answers are the model's own. A batch is
-            padded on the left.
+            padded on the left, or holds prompts of the same length where some layers do not attend to everything.
         out: where the parts are written, as :class:`~heedful.kv.lookahead_kv.LookaheadKV` reads them.
         settings: what to train, and for how long.
         state: where training is saved; it stays, so that a call after the end has nothing to do.
@@ -192,9 +193,7 @@ class _Training:
         if "embeddings" in self.parts:
             groups.append({"params": [self.parts["embeddings"]], "peak": settings.rate_tokens})
         self.optimiser = torch.optim.AdamW(groups, lr=0.0)
-        mixed = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(settings.seed)).tolist()
-        by_length = sorted(mixed, key=lambda i: len(prompts[i]))
-        self.batches = [by_length[i : i + settings.batch] for i in range(0, len(prompts), settings.batch)]
+        self.batches = _batches(model, prompts, settings)
         self.steps = settings.steps or len(self.batches)
         self.step, self.seconds, self.loss = 0, 0.0, float("nan")
         self._truth: dict[int, dict[int, Tensor]] = {}
@@ -259,7 +258,7 @@ class _Training:
         tokens, mask = _padded([self.prompts[i] for i in self.batches[batch]], self.model.device)
         out = self.model(
             tokens,
-            attention_mask=mask,
+            attention_mask=None if bool(mask.all()) else mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
@@ -327,6 +326,16 @@ def _check_prompts(prompts: Sequence[Tensor], settings: LookaheadSettings) -> No
             raise ValueError(f"prompts[{index}]: is empty")
         if settings.rows == "prompt" and len(prompt) < settings.tokens:
             raise ValueError(f"prompts[{index}]: has {len(prompt)} tokens, fewer than tokens={settings.tokens}")
+
+
+def _batches(model: Any, prompts: Sequence[Tensor], settings: LookaheadSettings) -> list[list[int]]:
+    """Indices of prompts of like length; of the same length for a model that cannot probe a padded batch."""
+    mixed = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(settings.seed)).tolist()
+    by_length = sorted(mixed, key=lambda i: len(prompts[i]))
+    with Full().on(model) as cache:
+        padding = len(cache.evicting) == len(cache.layers)
+    groups = [by_length] if padding else [list(same) for _, same in groupby(by_length, lambda i: len(prompts[i]))]
+    return [group[i : i + settings.batch] for group in groups for i in range(0, len(group), settings.batch)]
 
 
 def _padded(prompts: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -57,14 +57,14 @@ class Contender:
     tuned: bool = False
     parts: str = ""
 
-    def policy(self, length: int, answers: Sequence[Sequence[int]]) -> Policy:
+    def policy(self, length: int, answers: Sequence[Sequence[int]], device: str) -> Policy:
         """For prompts of about that length, with these answers."""
         slots = round(self.share * length)
         if self.method == "full":
             return Full()
         if self.method == "oracle":
             return Oracle(slots, answers=answers)
-        options: dict[str, Any] = {"drafter": str(models.path(DRAFTER))} if self.method == "speckv" else {}
+        options: dict[str, Any] = {"drafter": _work.model(DRAFTER, device)} if self.method == "speckv" else {}
         if self.parts:
             options = {"parts": self.parts}
         return make(self.spec, slots, **options)
@@ -130,7 +130,7 @@ def _answers(cell: Cell, ctx: Context, contenders: Sequence[Contender]) -> Itera
     for start in range(0, len(work), size):
         batch = _Batch(_work.model(MODEL, ctx.device), work[start : start + size], ctx.device)
         for contender in contenders:
-            policy = contender.policy(length, batch.answers)
+            policy = contender.policy(length, batch.answers, ctx.device)
             rows = batch.play(policy, round(contender.share * length), ranks=contender.share == MAIN_SHARE)
             for index, row in enumerate(rows):
                 yield {
