@@ -189,7 +189,7 @@ experiment = Experiment(
                     ["linear", 0.3, 0],
                     ["no-recent", 0.3, 0],
                 ],
-                "steps": 200,
+                "steps": 160,
                 "batch": 8,
                 "length": 192,
                 "seeds": [0, 1, 2],
@@ -199,7 +199,7 @@ experiment = Experiment(
                 "tuned_settings": [0.0625, 0.125, 0.25, 0.375, 0.5, 0.75],
                 "tuned_share": 0.3,
                 "tuned_seeds": [0, 1, 2, 3, 4],
-                "tuned_steps": 160,
+                "tuned_steps": 120,
                 "tuned_beta": 0.3,
                 "tuned_length": 96,
                 "samples": 300,
@@ -214,7 +214,7 @@ experiment = Experiment(
             repeats=3,
             leaves_out="Language models of billions of parameters, RTE and common-sense tasks; prompts beyond 192 "
             "tokens; beta = 0.2 and 0.8; more than two gate seeds (two at beta = 0.3, one elsewhere); gates on "
-            "generated tokens; a fine-tuning task about order; LoRA without gates for more than 160 steps; 96 items a "
+            "generated tokens; a fine-tuning task about order; LoRA without gates for more than 120 steps; 96 items a "
             "task instead of 600.",
         ),
         "full": Scale(
