@@ -73,9 +73,9 @@ def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
         did = FREE
         if state.size[0] == len(state.items):
             clean = state.stale_of[page] != state.size[2]
-            if clean and state.size[1] > 0:
+            if clean:
                 did = furthest_unmarked(state)
-            elif clean or state.by_clean_of[page] or state.size[1] == 0:
+            elif state.by_clean_of[page]:
                 did = state.items[pick(rng, state.size[0])]
             else:
                 did = state.items[pick(rng, state.size[1])]
