@@ -109,16 +109,15 @@ def _begin_phase(state, rng):  # type: ignore[no-untyped-def]
     size[PHASE] += 1
     size[STALE] = size[ANCIENT] = size[CLEAN] = 0
     # The goal holds stale and ancient pages of the phase that ends, and pages that arrived in it.
-    for page in range(len(state.goal_of)):
-        if state.goal_of[page]:
-            if state.asked_of[page] == ended:
-                state.stale[size[STALE]] = page
-                state.stale_of[page] = size[PHASE]
-                size[STALE] += 1
-            else:
-                state.ancient[size[ANCIENT]] = page
-                state.ancient_of[page] = size[PHASE]
-                size[ANCIENT] += 1
+    for page in np.flatnonzero(state.goal_of):
+        if state.asked_of[page] == ended:
+            state.stale[size[STALE]] = page
+            state.stale_of[page] = size[PHASE]
+            size[STALE] += 1
+        else:
+            state.ancient[size[ANCIENT]] = page
+            state.ancient_of[page] = size[PHASE]
+            size[ANCIENT] += 1
     size[LEFT] = size[ANCIENT]
     size[ARRIVED] = 0
     for at in range(size[STALE] - 1, 0, -1):
@@ -152,22 +151,25 @@ def _evict_ancient(state):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _better(state, best, page):  # type: ignore[no-untyped-def]
-    """The least recently used of two pages, if the second may be charged at all."""
-    if state.place_of[page] >= 0 or state.charged_of[page] != NOBODY:
-        return best
-    return page if best < 0 or state.seen_of[page] < state.seen_of[best] else best
+def _least_recent(pages, count, skipped_phase, asked_of, place_of, charged_of, seen_of, best):  # type: ignore[no-untyped-def]
+    """The least recently used of ``best`` and those pages that may be charged: not predicted, not charged yet, and not
+    asked for in ``skipped_phase``.
+    """
+    for at in range(count):
+        page = pages[at]
+        if asked_of[page] == skipped_phase or place_of[page] >= 0 or charged_of[page] != NOBODY:
+            continue
+        if best < 0 or seen_of[page] < seen_of[best]:
+            best = page
+    return best
 
 
 @compiled
 def _charge(state, q):  # type: ignore[no-untyped-def]
     """Charges a clean page with the least recently used page, unmarked or arrived, that the predicted cache lacks."""
-    best = -1
-    for at in range(state.size[STALE]):
-        if state.asked_of[state.stale[at]] != state.size[PHASE]:
-            best = _better(state, best, state.stale[at])
-    for at in range(state.size[ARRIVED]):
-        best = _better(state, best, state.arrived[at])
+    size, asked, place, charged, seen = state.size, state.asked_of, state.place_of, state.charged_of, state.seen_of
+    best = _least_recent(state.stale, size[STALE], size[PHASE], asked, place, charged, seen, -1)
+    best = _least_recent(state.arrived, size[ARRIVED], NOBODY, asked, place, charged, seen, best)
     state.clean[CHARGED, q] = best
     if best >= 0:
         state.charged_of[best] = q
@@ -176,19 +178,20 @@ def _charge(state, q):  # type: ignore[no-untyped-def]
 @compiled
 def _lowest_in_goal(state):  # type: ignore[no-untyped-def]
     """The unmarked stale page of the lowest priority that the goal holds."""
+    phase, stale, asked, goal = state.size[PHASE], state.stale, state.asked_of, state.goal_of
     for at in range(state.size[STALE]):
-        page = state.stale[at]
-        if state.asked_of[page] != state.size[PHASE] and state.goal_of[page]:
-            return page
+        if asked[stale[at]] != phase and goal[stale[at]]:
+            return stale[at]
     return -1
 
 
 @compiled
 def _put_back(state):  # type: ignore[no-untyped-def]
     """The unmarked stale page of the highest priority that the goal lacks and no trusted page keeps out."""
+    phase, stale, asked, goal = state.size[PHASE], state.stale, state.asked_of, state.goal_of
     for at in range(state.size[STALE] - 1, -1, -1):
-        page = state.stale[at]
-        if state.asked_of[page] == state.size[PHASE] or state.goal_of[page]:
+        page = stale[at]
+        if asked[page] == phase or goal[page]:
             continue
         q = state.charged_of[page]
         if q == NOBODY or state.clean[TRUSTED, q] == 0:
@@ -267,12 +270,11 @@ def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
         return HIT
     did, size = FREE, state.size[OURS]
     if size == len(state.ours):
-        place = -1
+        place, ours, goal, seen = -1, state.ours, state.goal_of, state.seen_of
         for at in range(size):
-            mine = state.ours[at]
-            if not state.goal_of[mine] and (place < 0 or state.seen_of[mine] < state.seen_of[state.ours[place]]):
+            if not goal[ours[at]] and (place < 0 or seen[ours[at]] < seen[ours[place]]):
                 place = at
-        did = state.ours[place]
+        did = ours[place]
         state.ours_of[did] = False
         state.ours[place] = page
     else:
