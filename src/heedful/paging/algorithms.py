@@ -1,8 +1,8 @@
 """Algorithms by name, as the command line and experiments ask for them: ``lru``, ``mark0``, ``mark0+lru``.
 
-``a+b`` follows the cheaper of two; ``doubling:a+b`` and ``weighted:a+b`` steer between them by other rules. Every module
-of this package that defines an :class:`~heedful.paging.base.Algorithm` with a ``name`` is found; another installed
-package adds its own through the entry-point group ``heedful.paging.algorithms`` (each entry names a module).
+``a+b`` follows the cheaper of two; ``doubling:a+b`` and ``weighted:a+b`` steer between them by other rules. Every
+module of this package that defines an :class:`~heedful.paging.base.Algorithm` with a ``name`` is found; another
+installed package adds its own through the entry-point group ``heedful.paging.algorithms`` (each entry names a module).
 """
 
 from __future__ import annotations

@@ -6,20 +6,18 @@ Pages are dense numbers. Arrays whose names end in ``_of`` have one place per pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 HIT, FREE, FLUSHED = -2, -1, -3
 """What a request did, where it is not the page that was evicted: a hit; a fault with room left; a fault for which the
 whole cache was emptied."""
 
 
-def compiled(function: F) -> F:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``numba.njit``, kept on disk between processes."""
-    made: F = numba.njit(cache=True)(function)
+    made: Callable[..., Any] = numba.njit(cache=True)(function)
     return made
 
 

@@ -1,8 +1,9 @@
 """Follow one of two algorithms at random, with weights that shrink with their faults: near the better of the two.
 
-Blum and Burch, "On-line Learning and the Metrical Task System Problem", Machine Learning 39, 2000: each fault multiplies
-an algorithm's weight by beta; the followed one is left just often enough that it is followed with probability in
-proportion to its weight. Factor 1 + eps on the better algorithm, with eps shrinking as beta nears 1, plus O(k / eps).
+Blum and Burch, "On-line Learning and the Metrical Task System Problem", Machine Learning 39, 2000: each fault
+multiplies an algorithm's weight by beta; the followed one is left just often enough that it is followed with
+probability in proportion to its weight. Factor 1 + eps on the better algorithm, with eps shrinking as beta nears 1,
+plus O(k / eps).
 """
 
 from __future__ import annotations
