@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.paging import Trace
-from heedful.paging.traces import RECORD, read_trace, zipf_with_scans
+from heedful.paging.traces import RECORD, read_trace
+from heedful.paging.work import zipf_with_scans
 
 IDS = [7, 3, 7, 2**63 - 1, 0, 3]
 PAGES = [0, 1, 0, 2, 3, 1]
@@ -179,8 +180,8 @@ def test_wrong_parameters(tmp_path):
 
 
 def test_made_trace_has_the_asked_share_of_scans_and_is_fixed_by_its_seed():
-    trace = zipf_with_scans(200_000, 2000, np.random.default_rng(1), scanned=0.4, scan=250)
-    again = zipf_with_scans(200_000, 2000, np.random.default_rng(1), scanned=0.4, scan=250)
+    trace = zipf_with_scans(200_000, 2000, np.random.default_rng(1), scanned=0.4, length=250)
+    again = zipf_with_scans(200_000, 2000, np.random.default_rng(1), scanned=0.4, length=250)
     assert np.array_equal(trace.pages, again.pages)
     assert trace.distinct <= 4000
     # A scanned page follows the one that it follows everywhere, so its predecessor is nearly always the same.
@@ -188,6 +189,6 @@ def test_made_trace_has_the_asked_share_of_scans_and_is_fixed_by_its_seed():
     before[trace.pages[1:]] = trace.pages[:-1]
     in_order = np.mean(before[trace.pages[1:]] == trace.pages[:-1])
     assert 0.35 < in_order < 0.5
-    for wrong in ({"scanned": 1.0}, {"scan": 0}):
+    for wrong in ({"scanned": 1.0}, {"length": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             zipf_with_scans(10, 10, np.random.default_rng(0), **wrong)

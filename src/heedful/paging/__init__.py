@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from heedful.paging.marker import Marker
     from heedful.paging.predictive_marker import PredictiveMarker
     from heedful.paging.predictors import errors, flipped, noisy_next, reuse_distance_bits, true_bits
-    from heedful.paging.traces import read_trace, zipf_with_scans
+    from heedful.paging.traces import read_trace
     from heedful.paging.trust_and_doubt import TrustAndDoubt
     from heedful.paging.weighted_follow import WeightedFollow
 
@@ -63,7 +63,6 @@ __all__ = [
     "read_trace",
     "reuse_distance_bits",
     "true_bits",
-    "zipf_with_scans",
 ]
 
 _HOME = {
@@ -76,7 +75,7 @@ _HOME = {
     "PredictiveMarker": "predictive_marker", "errors": "predictors", "flipped": "predictors",
     "noisy_next": "predictors", "reuse_distance_bits": "predictors", "true_bits": "predictors",
     "TrustAndDoubt": "trust_and_doubt", "WeightedFollow": "weighted_follow",
-    "read_trace": "traces", "zipf_with_scans": "traces",
+    "read_trace": "traces",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Traces: read from files, or made.
+"""Traces from files.
 
 =================  ========================================================================================
 format             what a file holds
@@ -95,48 +95,6 @@ def format_of(path: str | os.PathLike[str], format: str | None = None) -> Format
         if part in named:
             return named[part]
     raise ValueError(f"{path}: its name does not say its format; give one of {', '.join(FORMATS)}")
-
-
-def zipf_with_scans(
-    requests: int,
-    pages: int,
-    rng: np.random.Generator,
-    *,
-    exponent: float = 0.9,
-    scanned: float = 0.3,
-    scan: int = 300,
-) -> Trace:
-    """A made trace: requests by popularity, interrupted by scans over other pages, as of a database.
-
-    Args:
-        requests: how many.
-        pages: popular pages, and as many that are only scanned, one after the other and round again.
-        rng: what draws.
-        exponent: a page's popularity is its rank to the power of minus this.
-        scanned: the share of requests that belong to scans, in [0, 1).
-        scan: requests of a scan.
-
-    Raises ValueError for numbers below 1, or a share that is not one.
-
-    >>> trace = zipf_with_scans(1000, 50, np.random.default_rng(0))
-    >>> len(trace), trace.distinct <= 100
-    (1000, True)
-    """
-    for name, value in (("requests", requests), ("pages", pages), ("scan", scan)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
-    if not 0 <= scanned < 1:
-        raise ValueError(f"scanned={scanned}: must lie in [0, 1)")
-    cumulative = np.cumsum(np.arange(1, pages + 1) ** -exponent)
-    ids = np.searchsorted(cumulative, rng.random(requests) * cumulative[-1], side="right").clip(max=pages - 1)
-    begins = np.flatnonzero(rng.random(requests) < scanned / (scan * (1 - scanned)))
-    begins += scan * np.arange(len(begins))  # a scan pushes what follows it back
-    inside = np.zeros(requests + 1, dtype=np.int64)
-    np.add.at(inside, begins[begins < requests], 1)
-    np.add.at(inside, np.minimum(begins + scan, requests)[begins < requests], -1)
-    inside = np.cumsum(inside[:-1])
-    ids[inside > 0] = pages + np.arange(int(np.count_nonzero(inside))) % pages
-    return Trace.of(ids, "zipf with scans")
 
 
 def _content(path: Path) -> bytes:

@@ -33,6 +33,49 @@ def working_sets(n: int, k: int, rng: np.random.Generator) -> Trace:
     return Trace.of(pages, "working-sets")
 
 
+def zipf_with_scans(
+    n: int,
+    pages: int,
+    rng: np.random.Generator,
+    *,
+    exponent: float = 0.9,
+    scanned: float = 0.3,
+    length: int = 300,
+) -> Trace:
+    """A made trace: requests by popularity, interrupted by scans over other pages, as of a database.
+
+    Args:
+        n: requests.
+        pages: popular pages, and as many that are only scanned, one after the other and round again.
+        rng: what draws.
+        exponent: a page's popularity is its rank to the power of minus this.
+        scanned: the share of requests that belong to scans, in [0, 1).
+        length: requests of a scan.
+
+    Raises ValueError for numbers below 1, or a share that is not one.
+
+    >>> trace = zipf_with_scans(1000, 50, np.random.default_rng(0))
+    >>> len(trace), trace.distinct <= 100
+    (1000, True)
+    """
+    for name, value in (("n", n), ("pages", pages), ("length", length)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    if not 0 <= scanned < 1:
+        raise ValueError(f"scanned={scanned}: must lie in [0, 1)")
+    cumulative = np.cumsum(np.arange(1, pages + 1) ** -exponent)
+    ids = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right").clip(max=pages - 1)
+    begins = np.flatnonzero(rng.random(n) < scanned / (length * (1 - scanned)))
+    begins += length * np.arange(len(begins))  # a scan pushes what follows it back
+    begins = begins[begins < n]
+    turns = np.zeros(n + 1, dtype=np.int64)
+    turns[begins] += 1
+    turns[np.minimum(begins + length, n)] -= 1
+    inside = np.flatnonzero(np.cumsum(turns[:-1]))
+    ids[inside] = pages + np.arange(len(inside)) % pages
+    return Trace.of(ids, "zipf with scans")
+
+
 GENERATORS: dict[str, Callable[[int, int, np.random.Generator], Trace]] = {
     "zipf": zipf,
     "scan": scan,
