@@ -362,7 +362,7 @@ def test_bad_input_is_named(algorithm: Any) -> None:
         with pytest.raises(ValueError, match="is told nothing"):
             algorithm.run(trace, 2, [0, 0, 0, 0])
         return
-    with pytest.raises(ValueError, match="needs one (discard|phase|next) prediction per request"):
+    with pytest.raises(ValueError, match=r"needs one (discard|phase|next) prediction per request"):
         algorithm.run(trace, 2)
     with pytest.raises(ValueError, match=r"has shape \(3,\) for 4 requests"):
         algorithm.run(trace, 2, told[:3])
