@@ -61,7 +61,7 @@ def read_trace(path: str | os.PathLike[str], column: str | None = None, format: 
 
 
 def read_ids(
-    path: str | os.PathLike[str], column: str | tuple[str, ...], format: Format | None = None
+    path: str | os.PathLike[str], column: str | tuple[str, ...], format: Format | None = None, *, names: bool = True
 ) -> NDArray[np.integer]:
     """As :func:`read_trace`, but the ids as the file has them; page names as numbers that tell them apart.
 
@@ -69,13 +69,14 @@ def read_ids(
         path: the file.
         column: the column, or the names that it may have where there are several.
         format: as for :func:`read_trace`.
+        names: whether a column may hold names.
     """
     source = Path(path)
     what = format_of(source, format)
     if what in ("txt", "oracleGeneral") and isinstance(column, str):
         raise ValueError(f"{source}: column {column!r}: a file of format {what} has no columns")
     try:
-        ids = _READERS[what](source, column)
+        ids = _READERS[what](source, column, names)
     except OSError as error:
         raise ValueError(f"{source}: {error.strerror or error}") from error
     if not len(ids):
@@ -130,7 +131,7 @@ def _unpacked(file: io.BufferedReader, path: Path) -> Iterator[bytes]:
         raise ValueError(f"{path}: the zstd data is cut off at byte {file.tell()}")
 
 
-def _read_oracle_general(path: Path, column: object) -> NDArray[np.integer]:
+def _read_oracle_general(path: Path, column: object, names: object) -> NDArray[np.integer]:
     ids, rest, offset = [], b"", 0
     for part in _parts(path):
         held = rest + part
@@ -145,7 +146,7 @@ def _read_oracle_general(path: Path, column: object) -> NDArray[np.integer]:
     return np.concatenate(ids) if ids else np.zeros(0, dtype=np.uint64)
 
 
-def _read_txt(path: Path, column: object) -> NDArray[np.integer]:
+def _read_txt(path: Path, column: object, names: object) -> NDArray[np.integer]:
     data = _text(path)
     if not data:
         return np.zeros(0, dtype=np.int64)
@@ -153,7 +154,7 @@ def _read_txt(path: Path, column: object) -> NDArray[np.integer]:
     return _integers(lines["line"].str.strip_chars(), lambda row: f"{path}, line {row + 1}")
 
 
-def _read_csv(path: Path, column: str | tuple[str, ...]) -> NDArray[np.integer]:
+def _read_csv(path: Path, column: str | tuple[str, ...], names: bool) -> NDArray[np.integer]:
     data = _text(path)
     if "\n" not in data:
         return np.zeros(0, dtype=np.int64)
@@ -172,7 +173,7 @@ def _read_csv(path: Path, column: str | tuple[str, ...]) -> NDArray[np.integer]:
 
     values = frame[str(at)].str.strip_chars()
     sample = values[:_SAMPLE]
-    if sample.str.contains(_INTEGER).all():
+    if not names or sample.str.contains(_INTEGER).all():
         return _integers(values, where)
     return _names(values, where)
 
@@ -213,7 +214,7 @@ def _malformed(data: str, width: int) -> str:
     return ""
 
 
-def _read_parquet(path: Path, column: str | tuple[str, ...]) -> NDArray[np.integer]:
+def _read_parquet(path: Path, column: str | tuple[str, ...], names: bool) -> NDArray[np.integer]:
     path.open("rb").close()  # says plainly that a file is not there
     try:
         name = _column(path, list(pl.read_parquet_schema(path)), column)
@@ -234,9 +235,10 @@ def _read_parquet(path: Path, column: str | tuple[str, ...]) -> NDArray[np.integ
 
     if values.dtype.is_integer():
         return _integers(values, where)
-    if values.dtype in (pl.String, pl.Binary, pl.Categorical, pl.Enum):
+    if names and values.dtype in (pl.String, pl.Binary, pl.Categorical, pl.Enum):
         return _names(values, where)
-    raise ValueError(f"{path}: column {name!r} holds {values.dtype}; pages are integers or strings")
+    wanted = "integers or strings" if names else "integers"
+    raise ValueError(f"{path}: column {name!r} holds {values.dtype}, not {wanted}")
 
 
 def _column(path: Path, there: list[str], wanted: str | tuple[str, ...]) -> str:
@@ -292,7 +294,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-_READERS: dict[Format, Callable[[Path, Any], NDArray[np.integer]]] = {
+_READERS: dict[Format, Callable[[Path, Any, bool], NDArray[np.integer]]] = {
     "csv": _read_csv,
     "parquet": _read_parquet,
     "txt": _read_txt,
