@@ -1,0 +1,5 @@
+"""The room's part of the command line: ``heedful compare paging``."""
+
+from heedful.paging.commands.command import compare
+
+__all__ = ["compare"]
