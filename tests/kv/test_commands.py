@@ -112,6 +112,17 @@ def test_intervals_hold_their_means_and_differences_are_paired(measured):
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
 
 
+def test_speed_is_that_of_all_prompt_tasks_together():
+    works = embedded.plan("task-mini-1", ["mk1", "niah1", "recall"], 64, pytest.fail)
+    todo = embedded.jobs("task-mini-1", works, ["h2o"], [24], 2, 0, pytest.fail)
+    found = playing.run(todo, 1, lambda *_: None)
+    speeds = {(r["task"], r["policy"]): r["tokens_per_s"] for r in outcomes.rows(todo, found)}
+    assert speeds["mk1", "h2o"] == speeds["niah1", "h2o"] != speeds["mk1", "full"]
+    mine = [out for job, out in zip(todo, found) if job.work.group == "prompt" and job.contender.spec == "h2o"]
+    assert [out.steps for out in mine] == [4, 4]  # two tokens to feed, of two items
+    assert speeds["mk1", "h2o"] == pytest.approx(8 / sum(out.seconds for out in mine))
+
+
 def test_results_do_not_depend_on_the_number_of_workers(measured):
     todo = [job for job, _ in measured if job.contender.budget in ("", "30%")][::3]
     alone, together = (playing.run(todo, workers, lambda *_: None) for workers in (1, 2))
@@ -445,6 +456,7 @@ def test_gates_are_shown_with_the_slots_that_they_measure(tmp_path):
         (("--policies", "raas,h2o"), "alpha=0.001 of raas was not chosen for task-mini-1"),
         (("--policies", "raas:alpha=0.05,h2o"), ""),
         (("--model", "task-1"), ""),
+        (("--model", "task-2"), ""),
         (("--model", "task-1", "--policies", "raas"), "alpha=0.001 of raas was not chosen for task-1"),
     ],
 )

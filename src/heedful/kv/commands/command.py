@@ -146,7 +146,7 @@ def _embedded(
         )
     works = embedded.plan(model, tasks, length, console.notice, protocol)
     todo = embedded.jobs(model, works, specs, sizes, items, seed, console.notice)
-    chosen_here = specs is None and model == embedded.CALIBRATED
+    chosen_here = specs is None and model in embedded.CALIBRATED
     played = (job.contender.spec for job in todo if not chosen_here)
     foreign = (spec for spec in played if specs is None or "alpha=" not in spec)
     options.tell_thresholds(foreign, model, console.notice)

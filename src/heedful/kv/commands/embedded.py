@@ -40,8 +40,8 @@ DEFAULT_POLICIES: dict[Group, str] = {
 }
 """Besides the full cache. At the end of a prompt a ``+window`` form decides as the plain one does. ``alpha`` is what
 LazyEviction's experiment calibrates for :data:`CALIBRATED`."""
-CALIBRATED = "task-1"
-"""The model that ``alpha`` in :data:`DEFAULT_POLICIES` belongs to."""
+CALIBRATED = ("task-1", "task-2")
+"""The models that ``alpha`` in :data:`DEFAULT_POLICIES` belongs to."""
 
 LENGTH = 256
 """Tokens of an item unless asked otherwise, or the model's longest usable length if that is shorter."""

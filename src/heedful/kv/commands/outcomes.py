@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def tables(todo: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Table]:
         f"In [] the 95 % interval over {items} items, the same for every policy; vs full: the difference on "
         "the same items. Budgets: slots per layer and KV head, or a share of an item's length. Slots: "
         "averages over layers, KV heads and items. KiB: allocated for one item. tokens/s: of decoding in "
-        "batches, while other workers run."
+        "batches, while other workers run; of answers to prompts, over all tasks."
     )
     decode = (
         "A long trace is fed token by token; accuracy: % of an item's scored tokens that are right, "
@@ -56,6 +57,7 @@ def tables(todo: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Table]:
 def rows(todo: Sequence[Job], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """A row per job: sizes, accuracy, difference to the full cache on the same items; 95 % intervals."""
     full = {job.work: out.right for job, out in zip(todo, outcomes, strict=True) if isinstance(job.policy, Full)}
+    speeds = _speeds(todo, outcomes)
     return [
         {
             "task": job.work.title,
@@ -69,8 +71,24 @@ def rows(todo: Sequence[Job], outcomes: Sequence[Outcome]) -> list[dict[str, Any
             "peak_bytes": out.peak_nbytes,
             **with_interval("accuracy", out.right.tolist(), binary=job.work.group == "prompt"),
             **paired_difference("difference", out.right.tolist(), full[job.work].tolist()),
-            "tokens_per_s": out.tokens_per_s,
+            "tokens_per_s": speeds[_paced(job)],
             "items": len(out.right),
         }
         for job, out in zip(todo, outcomes, strict=True)
     ]
+
+
+def _speeds(todo: Sequence[Job], outcomes: Sequence[Outcome]) -> dict[Any, float]:
+    """Tokens per second of all jobs that are alike; the few tokens of one task's answers would say little."""
+    steps: defaultdict[Any, float] = defaultdict(float)
+    seconds: defaultdict[Any, float] = defaultdict(float)
+    for job, out in zip(todo, outcomes, strict=True):
+        steps[_paced(job)] += out.steps
+        seconds[_paced(job)] += out.seconds
+    return {key: steps[key] / seconds[key] for key in steps}
+
+
+def _paced(job: Job) -> tuple[Any, ...]:
+    """What the speed of decoding depends on: the policy, its budget and how long items are."""
+    one = "" if job.work.group == "prompt" else job.work.task
+    return job.contender.spec, job.contender.budget, job.work.length, one

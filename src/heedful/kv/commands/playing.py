@@ -41,7 +41,8 @@ class Outcome:
         peak_slots: the most there were, likewise.
         nbytes: bytes of the cache at the end per sequence, over all layers.
         peak_nbytes: the most there were, likewise.
-        tokens_per_s: one-token steps times sequences, per second.
+        steps: one-token steps times sequences.
+        seconds: that they took.
     """
 
     right: np.ndarray
@@ -49,7 +50,8 @@ class Outcome:
     peak_slots: float
     nbytes: float
     peak_nbytes: float
-    tokens_per_s: float
+    steps: int
+    seconds: float
 
 
 def measure(jobs: Sequence[Job]) -> list[Outcome]:
@@ -133,7 +135,8 @@ def _outcome(parts: Sequence[tuple[list[float], Played]]) -> Outcome:
         peak_slots=mean([float(np.mean(usage.peak_slots)) for usage in usages]),
         nbytes=mean([sum(usage.nbytes) / size for usage, size in zip(usages, sizes)]),
         peak_nbytes=mean([sum(usage.peak_nbytes) / size for usage, size in zip(usages, sizes)]),
-        tokens_per_s=sum(played.steps for _, played in parts) / sum(played.seconds for _, played in parts),
+        steps=sum(played.steps for _, played in parts),
+        seconds=sum(played.seconds for _, played in parts),
     )
 
 
