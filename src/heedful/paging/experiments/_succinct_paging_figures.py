@@ -49,11 +49,12 @@ def _smoothness(flips: pl.DataFrame) -> Figure:
         .properties(width=230, height=200)
         .resolve_scale(y="independent")
     )
+    wide = both.with_columns(pl.format("{} flipped", "rate").alias("rate"))
     return Figure(
         "Faults against wrong bits",
         chart,
-        table,
-        "Means over seeds, at each trace's largest cache; the table has all sizes, and one kind of bit flipped alone.",
+        wide.pivot("rate", index=["trace", "k", "method"], values="ratio"),
+        "Faults over optimal faults, means over seeds, at each trace's largest cache; both kinds of bits flipped.",
     )
 
 
@@ -79,7 +80,7 @@ def _use(use: pl.DataFrame) -> Figure:
     return Figure(
         "What bits from the past alone are worth",
         chart,
-        table,
+        table.pivot("predictor", index=["trace", "k", "method"], values="gap_closed"),
         "On the second half of each trace; 0 % is LRU, 100 % the optimum, and what lies left of 0 % is worse than LRU.",
     )
 
@@ -106,6 +107,6 @@ def _rivals(rivals: pl.DataFrame) -> Figure:
     return Figure(
         "Algorithms that are told nothing, or noisy times",
         chart,
-        table,
+        table.pivot("method", index=["trace", "k"], values="ratio"),
         "Means over seeds. Times of next requests are off by a log-normal factor of e.",
     )
