@@ -39,7 +39,7 @@ def compare(
         typer.Option(metavar="FILE.jsonl", help='Lines of {"prompt": ..., "answer": ...}; answers optional.'),
     ] = None,
     policies: Annotated[
-        str, typer.Option(help="Policies, as h2o,tova,lazy-eviction:alpha=0.01,window=32  [default: all]")
+        str, typer.Option(help="Policies, as cake,h2o,lazy-eviction:alpha=0.01,window=32  [default: most there are]")
     ] = "",
     budgets: Annotated[
         str, typer.Option(help="Shares of the item or prompt (0.2, 20%) and numbers of slots (64).")
