@@ -5,8 +5,8 @@
 A page holds blocks ``<!-- made: KIND SYSTEM -->`` ... ``<!-- end -->``; what stands between is written here, the
 rest by hand. ``question``, ``example``, ``claims`` and ``metrics`` come from the experiment alone; ``measured``,
 ``verdicts``, ``headline``, ``line`` and ``picture`` from the newest complete run at scale small under --runs, and stay
-as they are where there is none. With --check nothing is written, and the exit status is 1 if a block that needs no run is out
-of date.
+as they are where there is none. With --check nothing is written, and the exit status is 1 if a block that needs no run
+is out of date.
 """
 
 from __future__ import annotations

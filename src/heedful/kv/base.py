@@ -10,7 +10,7 @@ one :class:`~heedful.kv.slots.Slots` per layer. The cache calls a policy at thre
 
 Before several new tokens attend, :meth:`Policy.visible` may hide entries from them. In each of the three the policy
 may read the layer's entries and what attention they received, update its own fields, which stay aligned with the
-entries, and say which entries stay. The six published systems need:
+entries, and say which entries stay. Six published systems need:
 
 ===============  =======================  =========================  ============================================
 system           sees                     fields per entry           decides
@@ -19,7 +19,7 @@ H2O              column sums; step sums   mass, steps alive          best ``keep
 LazyEviction     step rows                last, recurrence           best ``keep`` per head, every W steps
 CAKE             last W rows; step rows   indicator                  shrinks earlier layers too, one shared budget
 DefensiveKV      last W rows, o_proj      score                      one top-k over the heads of a layer, or of all
-LookaheadKV      rows of probe queries    score                      after the last layer, in ``passed``
+LookaheadKV      rows of probe queries    none                       after the last layer, in ``passed``
 Attention-Gate   the layer's input        none                       any subset of the entries; no budget
 ===============  =======================  =========================  ============================================
 """

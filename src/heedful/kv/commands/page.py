@@ -21,6 +21,8 @@ from heedful.lab.machine import machine, versions
 from heedful.lab.report import write_comparison
 
 Row = Mapping[str, Any]
+FEW = 6
+"""Policies whose intervals a chart shows at once; of more, those that are picked."""
 WIDTH = 110
 """Characters per line of a table's note, on a terminal that has as many."""
 
@@ -145,16 +147,22 @@ def _frontier(table: Table, size: str, meaning: str) -> Figure:
     )
     scale = table.measure.replace("_", " ")
     y = alt.Y(f"{table.measure}:Q", title=scale)
+    few = frame["policy"].n_unique() <= FEW
+    picked = alt.selection_point(fields=["policy"], bind="legend")
+    line, band = (
+        alt.when(picked, empty=empty).then(alt.value(opacity)).otherwise(alt.value(faint))
+        for empty, opacity, faint in ((True, 1.0, 0.12), (few, 0.14, 0.0))
+    )
     full = base.transform_filter("datum.policy == 'full'")
     others = base.transform_filter("datum.policy != 'full'")
     layers = alt.layer(
-        others.mark_area(opacity=0.12).encode(
-            y=alt.Y(f"{table.measure}_low:Q", title=scale), y2=f"{table.measure}_high:Q"
+        others.mark_area().encode(
+            y=alt.Y(f"{table.measure}_low:Q", title=scale), y2=f"{table.measure}_high:Q", opacity=band
         ),
-        others.mark_line().encode(y=y),
-        others.mark_point(filled=True, size=45).encode(y=y),
-        full.mark_point(shape="diamond", filled=True, size=120).encode(y=y),
-    )
+        others.mark_line().encode(y=y, opacity=line),
+        others.mark_point(filled=True, size=45).encode(y=y, opacity=line),
+        full.mark_point(shape="diamond", filled=True, size=120).encode(y=y, opacity=line),
+    ).add_params(picked)
     chart: Any = layers
     if facets:
         chart = layers.properties(width=330, height=240).facet(
@@ -164,7 +172,8 @@ def _frontier(table: Table, size: str, meaning: str) -> Figure:
         f"{table.title}: {scale} against {'slots' if size == 'slots' else 'memory'}",
         chart,
         data,
-        "A line per policy, a point per budget, the 95 % interval as a band; the full cache as a diamond.",
+        "A line per policy, a point per budget, the full cache as a diamond; a band is the 95 % interval. Click a policy "
+        f"in the legend to see it alone{'' if few else ', with its band'}; shift and click for several.",
     )
 
 

@@ -98,7 +98,9 @@ def _flips(cell: Cell, ctx: Context) -> Iterator[Row]:
     for method in (*ONE_BIT, *ROBUST, "lru", "marker"):
         algorithm = make(method)
         kind = KIND.get(algorithm.told)
-        found, bounds, wrongs = [], [], []
+        found: list[int] = []
+        bounds: list[float] = []
+        wrongs: list[tuple[int, int]] = []
         for seed in ctx.params["seeds"]:
             told, wrong = None, (0, 0)
             if kind is not None:
@@ -182,8 +184,8 @@ def _use(cell: Cell, ctx: Context) -> Iterator[Row]:
 def _predicted(predictor: str, kind: Kind, first: Trace, trace: Trace, k: int) -> Any:
     if predictor == "reuse-distance":
         return reuse_distance_bits(trace, k)
-    model = "logistic" if predictor == "learned-logistic" else "boosting"
-    return LearnedBits(kind, model).fit(first, k).predict(trace, k)
+    learner = LearnedBits(kind, "logistic" if predictor == "learned-logistic" else "boosting")
+    return learner.fit(first, k).predict(trace, k)
 
 
 PARTS = {"oracle": _oracle, "rivals": _rivals, "flips": _flips, "use": _use}
