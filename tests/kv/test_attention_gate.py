@@ -377,7 +377,7 @@ def test_memory_is_what_is_kept(gate: MakeGate, tiny: Any, prompt: Any) -> None:
     assert [[len(head) for head in layer[0]] for layer in positions(cache)] == [[1, 1], [1, n], [1, n]]
     mine, all_of_it = cache.usage().nbytes, full.usage().nbytes
     assert mine[0] < 0.05 * all_of_it[0]
-    assert max(mine[1:]) < 0.6 * all_of_it[1]
+    assert max(mine[1:]) < 0.62 * all_of_it[1]  # half, and what pages and their bookkeeping add at 8 numbers a head
 
 
 # odds and ends

@@ -98,6 +98,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(call, folder, tmp_path, monke
     assert all(torch.equal(x, broken.tensors[name]) for name, x in whole.tensors.items())
 
 
+def test_parts_of_a_shipped_model_go_into_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = loading.find("task-mini-1")
+    place = train._place(None, source, "gate.safetensors")
+    assert place.absolute() == tmp_path / "gate.safetensors"
+    train._tell("attention-gate", source, place, "gate.safetensors", "done")
+    assert capsys.readouterr().out.endswith("use it as --policies attention-gate:parts=gate.safetensors\n")
+
+
 def test_gates_learn_from_text_or_from_answers():
     said = loading.Text(loading.Prompt(3, ("a",), 1, "b"), torch.tensor([4, 5]), (2,), torch.tensor([6]))
     tokens, counts = train._judged(said)

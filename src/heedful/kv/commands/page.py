@@ -166,14 +166,14 @@ def _frontier(table: Table, size: str, meaning: str) -> Figure:
     chart: Any = layers
     if facets:
         chart = layers.properties(width=330, height=240).facet(
-            facet=alt.Facet("task:N", title=None, sort=None), columns=2
+            facet=alt.Facet("task:N", title=None, sort=frame["task"].unique(maintain_order=True).to_list()), columns=2
         )
     return Figure(
         f"{table.title}: {scale} against {'slots' if size == 'slots' else 'memory'}",
         chart,
         data,
-        "A line per policy, a point per budget, the full cache as a diamond; a band is the 95 % interval. Click a policy "
-        f"in the legend to see it alone{'' if few else ', with its band'}; shift and click for several.",
+        "A line per policy, a point per budget, the full cache as a diamond; a band is the 95 % interval. Click a "
+        f"policy in the legend to see it alone{'' if few else ', with its band'}; shift and click for several.",
     )
 
 
