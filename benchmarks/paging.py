@@ -67,12 +67,12 @@ class Peer:
 
     def __init__(self, trace: Trace, k: int) -> None:
         self.requests = len(trace)
-        self._file = tempfile.NamedTemporaryFile(suffix=".oracleGeneral")  # noqa: SIM115
+        self.file = tempfile.NamedTemporaryFile(suffix=".oracleGeneral")  # noqa: SIM115
         records = np.zeros(len(trace), dtype=RECORD)
         records["id"], records["size"] = trace.pages, 1
         records["next"] = np.where(trace.next_request < len(trace), trace.next_request, -1)
-        records.tofile(self._file.name)
-        command = [peer_python(), "-c", SERVER, self._file.name, str(k)]
+        records.tofile(self.file.name)
+        command = [peer_python(), "-c", SERVER, self.file.name, str(k)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, name: str) -> tuple[float, int]:
@@ -84,7 +84,7 @@ class Peer:
 
     def close(self) -> None:
         self._process.communicate()
-        self._file.close()
+        self.file.close()
 
 
 def peer_python() -> Path:
@@ -119,6 +119,7 @@ def speeds(trace: Trace, k: int, rounds: int) -> list[dict[str, Any]]:
             told = None if algorithm.told == "none" else bits[algorithm.told]
             works[name] = lambda seed, a=algorithm, told=told: a.run(trace, k, told, seed)
     peer = Peer(trace, k)
+    works["read"] = lambda seed: read_trace(peer.file.name)
     ours: dict[str, list[float]] = {name: [] for name in works}
     theirs: dict[str, list[float]] = {name: [] for name in PEERS}
     faults: dict[str, int] = {}
@@ -126,7 +127,8 @@ def speeds(trace: Trace, k: int, rounds: int) -> list[dict[str, Any]]:
         for name, work in works.items():
             seconds, run = clock(lambda work=work, seed=number: work(seed))
             ours[name].append(seconds)
-            faults[name] = run.faults
+            if name != "read":
+                faults[name] = run.faults
             if name in PEERS:
                 seconds, missed = peer.run(PEERS[name])
                 theirs[name].append(seconds)
@@ -142,7 +144,7 @@ def speeds(trace: Trace, k: int, rounds: int) -> list[dict[str, Any]]:
             {
                 "trace": trace.name,
                 "algorithm": name,
-                "miss ratio": faults[name] / len(trace),
+                "miss ratio": faults[name] / len(trace) if name in faults else None,
                 "M requests/s": rate,
                 "target": TARGETS.get(name),
                 "met": rate >= TARGETS[name] if name in TARGETS else None,

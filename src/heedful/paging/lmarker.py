@@ -12,10 +12,10 @@ from typing import ClassVar
 from heedful.paging.base import Algorithm, Compiled, Told
 from heedful.paging.marker import drop, load_marked, mark
 from heedful.paging.predictive_marker import begin_phase, furthest_unmarked, start
-from heedful.paging.structures import FREE, HIT, compiled, pick
+from heedful.paging.structures import FREE, HIT, compiled_with_arrays, pick
 
 
-@compiled
+@compiled_with_arrays
 def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
     """One request, told when the page is predicted to come next."""
     did = HIT
@@ -36,7 +36,7 @@ def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
     return did
 
 
-@compiled
+@compiled_with_arrays
 def run(state, rng, pages, told, evicted):  # type: ignore[no-untyped-def]
     """A whole trace."""
     for t in range(len(pages)):

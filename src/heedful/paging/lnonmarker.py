@@ -17,7 +17,7 @@ from heedful.paging import predictive_marker
 from heedful.paging.base import Algorithm, Compiled, Told
 from heedful.paging.marker import drop, load_marked, mark
 from heedful.paging.predictive_marker import begin_phase, furthest_unmarked
-from heedful.paging.structures import FREE, HIT, compiled, pick
+from heedful.paging.structures import FREE, HIT, compiled_with_arrays, pick
 
 
 class State(NamedTuple):
@@ -56,7 +56,7 @@ def start(pages: int, k: int) -> State:
     )
 
 
-@compiled
+@compiled_with_arrays
 def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
     """One request, told when the page is predicted to come next."""
     if state.asked_of[page] != state.phase[0]:
@@ -86,7 +86,7 @@ def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
     return did
 
 
-@compiled
+@compiled_with_arrays
 def run(state, rng, pages, told, evicted):  # type: ignore[no-untyped-def]
     """A whole trace."""
     for t in range(len(pages)):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from heedful.paging.base import Algorithm, Compiled, Told
 from heedful.paging.marker import drop, load_marked, mark, marks
-from heedful.paging.structures import FREE, HIT, compiled, pick
+from heedful.paging.structures import FREE, HIT, compiled, compiled_with_arrays, pick
 
 
 class State(NamedTuple):
@@ -56,7 +56,7 @@ def start(pages: int, k: int) -> State:
     return State(held.items, held.place_of, following, stale, chain, lengths, order, harmonic, size)
 
 
-@compiled
+@compiled_with_arrays
 def begin_phase(state):  # type: ignore[no-untyped-def]
     """All pages become unmarked and stale."""
     size = state.size[0]
@@ -86,7 +86,7 @@ def furthest_unmarked(state):  # type: ignore[no-untyped-def]
     return page
 
 
-@compiled
+@compiled_with_arrays
 def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
     """One request, told when the page is predicted to come next."""
     did = HIT
@@ -116,7 +116,7 @@ def step(state, rng, time, page, told):  # type: ignore[no-untyped-def]
     return did
 
 
-@compiled
+@compiled_with_arrays
 def run(state, rng, pages, told, evicted):  # type: ignore[no-untyped-def]
     """A whole trace."""
     for t in range(len(pages)):

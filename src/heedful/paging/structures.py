@@ -14,9 +14,21 @@ HIT, FREE, FLUSHED = -2, -1, -3
 """What a request did, where it is not the page that was evicted: a hit; a fault with room left; a fault for which the
 whole cache was emptied."""
 
+LEAN: dict[str, Any] = {"forceinline": True, "_nrt": False}
+
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``numba.njit``, kept on disk between processes."""
+    """``numba.njit`` for functions that make no arrays: put into their callers, kept on disk between processes.
+
+    Arrays' references are not counted, which would take most of a request's time. What is on disk is renewed when the
+    function's own file changes, not when this one does: then delete ``__pycache__``.
+    """
+    made: Callable[..., Any] = numba.njit(cache=True, **LEAN)(function)
+    return made
+
+
+def compiled_with_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for functions that make arrays of their own, and for those that call them."""
     made: Callable[..., Any] = numba.njit(cache=True)(function)
     return made
 

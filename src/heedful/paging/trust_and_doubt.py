@@ -109,7 +109,9 @@ def _begin_phase(state, rng):  # type: ignore[no-untyped-def]
     size[PHASE] += 1
     size[STALE] = size[ANCIENT] = size[CLEAN] = 0
     # The goal holds stale and ancient pages of the phase that ends, and pages that arrived in it.
-    for page in np.flatnonzero(state.goal_of):
+    for page in range(len(state.goal_of)):
+        if not state.goal_of[page]:
+            continue
         if state.asked_of[page] == ended:
             state.stale[size[STALE]] = page
             state.stale_of[page] = size[PHASE]
