@@ -1,0 +1,37 @@
+"""The exact consistencies on real traces, where those files are on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from heedful.paging import FlushWhenAll0s, Mark0, MarkAndPredict, Trace, lfd, read_trace, true_bits
+from heedful.paging.experiments.succinct_paging import FILES
+from heedful.paging.predictors import clean_pages
+
+FOLDERS = [Path(os.environ.get("HEEDFUL_DATA", "~/.cache/heedful/data")), Path(__file__).parents[3] / "shared" / "data"]
+SIZES = {"mooncake": (1000, 10_000)}
+
+
+def trace_of(name: str) -> Trace:
+    for folder in FOLDERS:
+        path = folder.expanduser() / FILES[name][0]
+        if path.is_file():
+            column = "block_ids" if "block_ids" in pl.read_parquet_schema(path) else "page"
+            return read_trace(path, column)
+    pytest.skip(f"{FILES[name][0]} is in neither of {', '.join(map(str, FOLDERS))}")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_true_bits_are_exactly_as_good_as_they_should_be(name: str) -> None:
+    trace = trace_of(name)
+    for k in SIZES.get(name, (1, 7, 100, 1000)):
+        bits, best = true_bits(trace, k, "discard"), lfd(trace, k).faults
+        assert FlushWhenAll0s().run(trace, k, bits).faults == best
+        assert Mark0().run(trace, k, bits, seed=3).faults == best
+        phase_bits, clean = true_bits(trace, k, "phase"), clean_pages(trace, k)
+        for seed in range(3):
+            assert MarkAndPredict().run(trace, k, phase_bits, seed).faults == clean <= 2 * best
