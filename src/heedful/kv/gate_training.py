@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -598,8 +599,9 @@ class _Run:
         """Goes on from a saved state. Raises ValueError, naming it, if it cannot be read or is of another training."""
         try:
             state = torch.load(path, weights_only=True)
-        except Exception as error:
-            raise ValueError(f"state: {path} cannot be read ({str(error).splitlines()[0]}); remove it") from error
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"state: {path} cannot be read ({reason}); remove it") from error
         for name, value in self._identity.items():
             if state["identity"][name] != value:
                 raise ValueError(f"state: {path} is of another training (its {name} differ); remove it or name another")
