@@ -1,0 +1,1 @@
+"""Request scheduling for LLM serving."""
