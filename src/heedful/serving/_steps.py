@@ -1,4 +1,4 @@
-"""The simulated engine's compiled parts: it runs by itself until a scheduler has to decide, then takes what is admitted.
+"""The simulated engine's compiled parts: it runs until a scheduler has to decide, then takes what is admitted.
 
 Time is in whole picoseconds and everything else in whole tokens, so that a jump over many steps gives the very numbers
 that single steps give.
@@ -17,9 +17,9 @@ from heedful.serving.peak import pages, peak
 
 Integers = NDArray[np.int64]
 
-NONE = np.int64(-1)
+NONE = -1
 DONE, DECIDE = 0, 1
-LONGEST_JUMP = np.int64(1) << 16
+LONGEST_JUMP = 1 << 16
 """Steps; more would not change a sum, but could outgrow 64 bits."""
 (
     NOW,
@@ -215,9 +215,9 @@ def _step(state: State, engine: Engine, waiting: bool) -> None:
     if waiting:
         steps = min(steps, max(engine.interval - clock[SINCE], 1))
     steps = _before_overflow(state, engine, steps)
-    first = time[0] + time[1] * decoding + time[2] * occupied if decoding else np.int64(0)
+    first = time[0] + time[1] * decoding + time[2] * occupied if decoding else 0
     growth = time[2] * decoding
-    extra = np.int64(0)
+    extra = 0
     if prefilling:
         left = engine.chunk
         for j in range(clock[RUNNING]):
@@ -276,7 +276,7 @@ def _before_overflow(state: State, engine: Engine, steps: int) -> int:
     """The most steps, up to ``steps`` and at least 1, that fit into the capacity; one step does."""
     if steps == 1 or _held(state, engine, steps) <= engine.capacity:
         return steps
-    low, high = np.int64(1), np.int64(steps)
+    low, high = 1, steps
     while high - low > 1:
         middle = (low + high) // 2
         if _held(state, engine, middle) <= engine.capacity:
@@ -289,7 +289,7 @@ def _before_overflow(state: State, engine: Engine, steps: int) -> int:
 @njit(cache=True, nogil=True)
 def _before_arrival(until: int, steps: int, first: int, growth: int) -> int:
     """The fewest steps, up to ``steps``, that last at least ``until``."""
-    low, high = np.int64(1), np.int64(steps)
+    low, high = 1, steps
     while low < high:
         middle = (low + high) // 2
         if middle * first + growth * (middle * (middle - 1) // 2) >= until:

@@ -74,7 +74,7 @@ class Batch(NamedTuple):
         return cls(p, d, m, sure, o)
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Number of requests."""
         return len(self.prompt)
 
@@ -122,7 +122,7 @@ class Scheduler:
             page: tokens per block of the cache; requests hold whole blocks.
 
         Returns:
-            a number between 0 and ``waiting.count``. At least 1 if nothing runs and the head fits alone, whatever
+            a number between 0 and ``waiting.size``. At least 1 if nothing runs and the head fits alone, whatever
             the rule says, for otherwise nothing would ever run again.
 
         Raises ValueError for a capacity or page below 1, and for a history or generator that is needed and missing.
@@ -131,12 +131,12 @@ class Scheduler:
             raise ValueError(f"capacity={capacity}: must be at least 1")
         if page < 1:
             raise ValueError(f"page={page}: must be at least 1")
-        if not waiting.count:
+        if not waiting.size:
             return 0
         if self.needs_history and (history is None or rng is None):
             raise ValueError(f"{self.name}: needs a history and a random generator")
         admitted = self._admit(waiting, running, capacity, history, rng, page)
-        if admitted == 0 and not running.count:
+        if admitted == 0 and not running.size:
             head = int(waiting.prompt[0] + waiting.generated[0])
             return int(pages(head + 1, page) <= capacity)
         return admitted

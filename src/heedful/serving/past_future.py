@@ -67,7 +67,7 @@ class PastFuture(Scheduler):
         page: int,
     ) -> int:
         assert history is not None
-        draws = self.draws or min(5, 200 // max(running.count, 1) + 1)
+        draws = self.draws or min(5, 200 // max(running.size, 1) + 1)
         rule = SIMPLE if self.sampling == "simple" else INTERPOLATED
         limit = (1 - self.rho) * capacity
         return admitted_below(limit, rule, draws, waiting, running, history.ordered, history.mean, rng, page)

@@ -175,9 +175,9 @@ class Simulator:
             seen = done
             waiting, running = _steps.look(state, engine)
             admitted = scheduler.admit(waiting, running, self.capacity, history, rng, self.page)
-            if not 0 <= admitted <= waiting.count or (admitted == 0 and not running.count):
+            if not 0 <= admitted <= waiting.size or (admitted == 0 and not running.size):
                 raise ValueError(
-                    f"{scheduler}: admitted {admitted} of {waiting.count} waiting requests beside {running.count}"
+                    f"{scheduler}: admitted {admitted} of {waiting.size} waiting requests beside {running.size}"
                 )
             _steps.take(state, engine, admitted)
         return self._result(state, workload, time.perf_counter() - began)
