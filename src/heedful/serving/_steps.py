@@ -158,9 +158,9 @@ def _held(state: State, engine: Engine, steps: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _block_sum(tokens: int, page: int) -> int:
-    """Sum of the whole blocks of 1, 2, ..., tokens."""
+    """Sum of the slots of the whole blocks that hold 1, 2, ..., ``tokens`` tokens."""
     whole, rest = tokens // page, tokens % page
-    return page * whole * (whole + 1) // 2 + rest * (whole + 1)
+    return page * (page * whole * (whole + 1) // 2 + rest * (whole + 1))
 
 
 @njit(cache=True, nogil=True)

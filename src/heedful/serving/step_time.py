@@ -26,7 +26,7 @@ class StepTime:
         prefill: of every prefill.
         per_prompt_token: of a prefill, for each token.
 
-    >>> StepTime().decode(running=32, occupied=100_000)
+    >>> round(StepTime().decode(running=32, occupied=100_000), 6)
     0.03364
     """
 
