@@ -67,7 +67,7 @@ def test_bad_input_of_a_peak_is_named(held, remaining, page, words):
 
 def draw(rule, d, cap, ordered, rng, mean=0.0, exact=False):
     array = np.array(ordered, np.int64)
-    return length(rule, d, cap, exact, 0, array, np.searchsorted(array, d, side="right"), mean, rng)
+    return length(rule, d, cap, exact, 0, array, np.searchsorted(array, d, side="right"), mean, rng.random())
 
 
 @given(
@@ -121,8 +121,8 @@ def plain_admit(waiting, running, limit, draws, history, rng, page):
         lengths = []
         for batch in (running, waiting):
             for d, cap in zip(batch.generated, batch.cap):
-                above = [x for x in sorted(history) if x > d]
-                total = above[int(rng.random() * len(above))] if above else cap
+                above, u = [x for x in sorted(history) if x > d], rng.random()
+                total = above[int(u * len(above))] if above else cap
                 lengths.append(max(d + 1, min(total, cap)) - d)
         held = [*running.held, *waiting.held]
         n = running.size

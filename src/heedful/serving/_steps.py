@@ -18,7 +18,6 @@ from heedful.serving.peak import pages, peak
 Integers = NDArray[np.int64]
 
 NONE = -1
-DONE, DECIDE = 0, 1
 LONGEST_JUMP = 1 << 16
 """Steps; more would not change a sum, but could outgrow 64 bits."""
 (
@@ -177,8 +176,22 @@ def _evict_last(state: State) -> None:
 
 
 @njit(cache=True, nogil=True)
-def advance(state: State, engine: Engine) -> int:
-    """Runs until a decision is needed (DECIDE), or everything has been served (DONE)."""
+def proceed(state: State, engine: Engine, admitted: int) -> tuple[bool, Batch, Batch]:
+    """Admits that many from the head of the queue, then runs until a decision is needed or everything has been served.
+
+    ``admitted`` is negative at the start. Returns whether a decision is needed, the head of the queue, as much of it
+    as the engine could take at once, and what runs.
+    """
+    if admitted >= 0:
+        _take(state, engine, admitted)
+    needed = _advance(state, engine)
+    waiting, running = _look(state, engine)
+    return needed, waiting, running
+
+
+@njit(cache=True, nogil=True)
+def _advance(state: State, engine: Engine) -> bool:
+    """Runs until a decision is needed, or everything has been served."""
     clock = state.clock
     while True:
         _arrive(state, engine)
@@ -186,11 +199,11 @@ def advance(state: State, engine: Engine) -> int:
         waiting = clock[EVICTED] > 0 or clock[QUEUED] < clock[ARRIVED]
         if clock[RUNNING] == 0 and not waiting:
             if clock[ARRIVED] == len(state.prompt):
-                return DONE
+                return False
             clock[NOW] = state.arrival[clock[ARRIVED]]
             continue
         if waiting and (clock[ENDED] or clock[SINCE] >= engine.interval or clock[RUNNING] == 0):
-            return DECIDE
+            return True
         while _held(state, engine, 1) > engine.capacity:
             _evict_last(state)
         _step(state, engine, waiting or clock[EVICTED] > 0)
@@ -300,7 +313,7 @@ def _before_arrival(until: int, steps: int, first: int, growth: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def look(state: State, engine: Engine) -> tuple[Batch, Batch]:
+def _look(state: State, engine: Engine) -> tuple[Batch, Batch]:
     """The head of the queue, as much as the engine could take at once, and what runs."""
     clock = state.clock
     n = clock[RUNNING]
@@ -341,7 +354,7 @@ def _batch(state: State, ids: Integers) -> Batch:
 
 
 @njit(cache=True, nogil=True)
-def take(state: State, engine: Engine, count: int) -> None:
+def _take(state: State, engine: Engine, count: int) -> None:
     """Admits that many from the head of the queue, and computes their prompts unless this happens in chunks."""
     clock = state.clock
     clock[SINCE] = 0

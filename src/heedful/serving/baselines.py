@@ -16,7 +16,6 @@ from heedful.serving.history import History
 from heedful.serving.peak import CAP, MEAN, TRUE, admitted_below, pages
 
 _NO_LENGTHS = np.ones(1, np.int64)
-_NO_RNG = np.random.default_rng(0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Oracle(Scheduler):
         for batch in (waiting, running):
             if (batch.output <= batch.generated).any():
                 raise ValueError("oracle: needs the true output length of every request, above what is generated")
-        return admitted_below(capacity, TRUE, 1, waiting, running, _NO_LENGTHS, 0.0, _NO_RNG, page)
+        return admitted_below(capacity, TRUE, _once(waiting, running), waiting, running, _NO_LENGTHS, 0.0, page)
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class PeakWithCap(Scheduler):
         rng: np.random.Generator | None,
         page: int,
     ) -> int:
-        return admitted_below(capacity, CAP, 1, waiting, running, _NO_LENGTHS, 0.0, _NO_RNG, page)
+        return admitted_below(capacity, CAP, _once(waiting, running), waiting, running, _NO_LENGTHS, 0.0, page)
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,13 @@ class PeakWithMean(Scheduler):
         page: int,
     ) -> int:
         assert history is not None
-        return admitted_below(capacity, MEAN, 1, waiting, running, history.ordered, history.mean, rng, page)
+        ordered, mean = history.ordered, history.mean
+        return admitted_below(capacity, MEAN, _once(waiting, running), waiting, running, ordered, mean, page)
+
+
+def _once(waiting: Batch, running: Batch) -> np.ndarray:
+    """In place of random numbers, for one prediction that needs none."""
+    return np.zeros((1, running.size + waiting.size))
 
 
 @njit(cache=True, nogil=True)

@@ -66,8 +66,9 @@ class PastFuture(Scheduler):
         rng: np.random.Generator | None,
         page: int,
     ) -> int:
-        assert history is not None
+        assert history is not None and rng is not None
         draws = self.draws or min(5, 200 // max(running.size, 1) + 1)
         rule = SIMPLE if self.sampling == "simple" else INTERPOLATED
         limit = (1 - self.rho) * capacity
-        return admitted_below(limit, rule, draws, waiting, running, history.ordered, history.mean, rng, page)
+        uniform = rng.random((draws, running.size + waiting.size))
+        return admitted_below(limit, rule, uniform, waiting, running, history.ordered, history.mean, page)

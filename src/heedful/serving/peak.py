@@ -124,11 +124,12 @@ def length(
     ordered: NDArray[np.int64],
     first: int,
     mean: float,
-    rng: Any,
+    uniform: float,
 ) -> int:
     """An output length by that rule: above d, the tokens that are there already, and at most the cap.
 
-    ``ordered`` are earlier lengths, ascending, and ``first`` is the place of the first that is above d.
+    ``ordered`` are earlier lengths, ascending, ``first`` is the place of the first that is above d, and ``uniform`` a
+    random number in [0, 1).
     """
     if rule == TRUE:
         return true
@@ -139,14 +140,14 @@ def length(
     else:
         n = len(ordered)
         if rule == SIMPLE:
-            found = cap if first == n else ordered[first + min(int(rng.random() * (n - first)), n - first - 1)]
+            found = cap if first == n else ordered[first + int(uniform * (n - first))]
         else:
             # Points d, the lengths above d, and the cap if it is above them; linear between neighbours.
             above = n - first
             last = ordered[n - 1] if above else d
             points = 1 + above + (1 if cap > last else 0)
-            u = rng.random() * (points - 1)
-            low = min(int(u), points - 2)
+            u = uniform * (points - 1)
+            low = int(u)
             z0 = d if low == 0 else ordered[first + low - 1]
             z1 = ordered[first + low] if low < above else cap
             found = int(np.rint(z0 + (u - low) * (z1 - z0)))
@@ -157,15 +158,17 @@ def length(
 def admitted_below(
     limit: float,
     rule: int,
-    draws: int,
+    uniform: NDArray[np.float64],
     waiting: Any,
     running: Any,
     ordered: NDArray[np.int64],
     mean: float,
-    rng: Any,
     page: int,
 ) -> int:
-    """How many waiting requests can join, one after the other, with M* below the limit in every draw of lengths."""
+    """How many waiting requests can join, one after the other, with M* below the limit in every draw of lengths.
+
+    ``uniform`` are random numbers in [0, 1), a row for each draw: of the running requests, then of the waiting ones.
+    """
     n, most = len(running.prompt), len(waiting.prompt)
     held = np.empty(n + most, np.int64)
     known = np.empty(n + most, np.int64)
@@ -178,11 +181,12 @@ def admitted_below(
     counts = _working_space(page)
     order = np.empty(n + most, np.int64)
     fit = most
-    for _ in range(draws):
+    for k in range(len(uniform)):
         for j in range(n + most):
             batch, i = (running, j) if j < n else (waiting, j - n)
             d = batch.generated[i]
-            total = length(rule, d, batch.cap[i], batch.exact[i], batch.output[i], ordered, known[j], mean, rng)
+            true, u = batch.output[i], uniform[k, j]
+            total = length(rule, d, batch.cap[i], batch.exact[i], true, ordered, known[j], mean, u)
             order[j] = (total - d) * _HALF + j
         order.sort()
         # Adding a request never lowers M*, so the most that fit are found by halving.

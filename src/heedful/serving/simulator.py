@@ -164,7 +164,8 @@ class Simulator:
         history = History(window, int(workload.cap.max(initial=1))) if scheduler.needs_history else None
         rng = np.random.default_rng(seed)
         seen = 0
-        while _steps.advance(state, engine) == _steps.DECIDE:
+        needed, waiting, running = _steps.proceed(state, engine, -1)
+        while needed:
             done = int(state.clock[_steps.FINISHED])
             if history is not None:
                 for i in state.finished[seen:done]:
@@ -173,13 +174,12 @@ class Simulator:
             if watch is not None and done > seen:
                 watch(done)
             seen = done
-            waiting, running = _steps.look(state, engine)
             admitted = scheduler.admit(waiting, running, self.capacity, history, rng, self.page)
             if not 0 <= admitted <= waiting.size or (admitted == 0 and not running.size):
                 raise ValueError(
                     f"{scheduler}: admitted {admitted} of {waiting.size} waiting requests beside {running.size}"
                 )
-            _steps.take(state, engine, admitted)
+            needed, waiting, running = _steps.proceed(state, engine, admitted)
         return self._result(state, workload, time.perf_counter() - began)
 
     def _result(self, state: _steps.State, workload: Workload, took: float) -> Run:
