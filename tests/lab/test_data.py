@@ -19,7 +19,7 @@ from heedful.lab.doctor import examine
 
 NUMBERS = {"int32": "<i", "int64": "<q", "uint8": "<B", "float64": "<d"}
 DTYPES = {"int32": pl.Int32, "int64": pl.Int64, "uint8": pl.UInt8, "float64": pl.Float64, "string": pl.String}
-DECLARED = '''
+DECLARED = """
 from heedful.lab import DataFile, Dataset
 
 datasets = (
@@ -28,7 +28,7 @@ datasets = (
         files=(DataFile("{name}/a.parquet", "https://example.org/a.csv", "{digest}", "{content}", 3, print),),
     ),
 )
-'''
+"""
 
 
 def plain_body(values, kind):
