@@ -145,7 +145,7 @@ def test_busy_server_is_asked_again_when_it_wants_to_be(server, tmp_path, monkey
     assert part.read_bytes() == ORIGINAL and waited == [7.0, 7.0]
     part.unlink()
     server.files["/set/a.csv"] = Served(ORIGINAL, refusals=[503, 503, 500])
-    with pytest.raises(WorkError, match=r"500 Internal Server Error \(3 attempts\); what arrived is kept"):
+    with pytest.raises(WorkError, match=r"500 Internal Server Error \(3 attempts\); --from PATH takes a copy"):
         download(url, part, SHA256, patience=Patience(attempts=3, wait_s=0.5))
     assert waited[2:] == [0.5, 1.0]
     server.files["/set/a.csv"] = Served(ORIGINAL, refusals=[503], wait="100000")
@@ -169,5 +169,16 @@ def test_full_disk_is_one_line(server, tmp_path):
 def test_server_that_does_not_answer_is_given_up(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.csv"
-        with pytest.raises(WorkError, match=r"cannot be reached: timed out \(2 attempts\); what arrived is kept"):
+        with pytest.raises(WorkError, match=r"cannot be reached: timed out \(2 attempts\); --from PATH"):
             download(url, tmp_path / "a.part", SHA256, patience=Patience(2, 0.0, timeout_s=0.05))
+
+
+def test_unknown_host_is_not_asked_for_twice(tmp_path, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(
+        WorkError, match=r"^http://nowhere\.invalid/a: cannot be reached: Name or service not known; --from"
+    ):
+        download("http://nowhere.invalid/a", tmp_path / "a.part", SHA256)

@@ -80,8 +80,8 @@ def _size(files: Sequence[DataFile]) -> int | None:
 
 
 def _in_short(origin: str) -> str:
-    """The host of an address, and the two parts after it: of a repository's file, whose repository it is."""
-    return "/".join(origin.split("/")[2:5])
+    """The host of an address, and the two parts after it; of a file on GitHub the repository's page."""
+    return "/".join(origin.split("/")[2:5]).replace("raw.githubusercontent.com", "github.com")
 
 
 def _described(dataset: Dataset, files: Sequence[DataFile]) -> dict[str, Any]:

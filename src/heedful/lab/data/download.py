@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from urllib.request import Request, urlopen
 from heedful import __version__
 from heedful.lab.errors import WorkError
 
-KEPT = "what arrived is kept, and the same command goes on from there"
+_ELSEWHERE = "--from PATH takes a copy from elsewhere"
+_KEPT = "what arrived is kept, and the same command goes on from there"
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _CHUNK = 1 << 18
 _LONGEST_WAIT_S = 60.0
@@ -119,7 +121,8 @@ def _complete(
             return
         except _CutOffError as cut:
             if attempt == patience.attempts:
-                raise WorkError(f"{url}: {cut} ({attempt} attempts); {KEPT}") from cut
+                begun = part.exists() and part.stat().st_size > 0
+                raise WorkError(f"{url}: {cut} ({attempt} attempts); {_KEPT if begun else _ELSEWHERE}") from cut
             wait_s = min(max(cut.wait_s, patience.wait_s * 2 ** (attempt - 1)), _LONGEST_WAIT_S)
             notice(f"{url}: {cut}; trying again in {wait_s:g} s")
             time.sleep(wait_s)
@@ -142,10 +145,12 @@ def _ask(url: str, part: Path, tag: str, timeout_s: float) -> tuple[HTTPResponse
             raise _CutOffError("does not go with what was there from an earlier download") from error
         if error.code in _BUSY:
             raise _CutOffError(f"{error.code} {error.reason}", _asked_wait(error)) from error
-        raise WorkError(f"{url}: {error.code} {error.reason}; --from PATH takes a copy from elsewhere") from error
+        raise WorkError(f"{url}: {error.code} {error.reason}; {_ELSEWHERE}") from error
     except URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise WorkError(f"{url}: {error.reason.verify_message}") from error
+        if isinstance(error.reason, socket.gaierror) and error.reason.errno == socket.EAI_NONAME:
+            raise WorkError(f"{url}: cannot be reached: {_why(error.reason)}; {_ELSEWHERE}") from error
         raise _CutOffError(f"cannot be reached: {_why(error.reason)}") from error
     except (HTTPException, OSError) as error:
         raise _CutOffError(f"cannot be reached: {_why(error)}") from error
@@ -183,7 +188,7 @@ def _receive(
                 while rest:
                     rest = rest[file.write(rest) :]
             except OSError as error:
-                raise WorkError(f"{part}: {error.strerror}; {KEPT}") from error
+                raise WorkError(f"{part}: {error.strerror}; {_KEPT}") from error
             progress(have, total)
     if total is not None and have < total:
         raise _CutOffError(f"cut off after {have:,} of {total:,} bytes")
