@@ -251,7 +251,7 @@ def test_find_verifies_by_content(install, tmp_path, monkeypatch):
         table.write_parquet(path, compression=compression)
         assert data.find("cellar/a.parquet") == path and data.state(file) == "present"
     assert data.find("cellar/a.parquet", tmp_path) is None
-    for altered, what in ((pl.DataFrame({"n": [1, 2, 4]}), "content hash "), (None, "not a readable Parquet file")):
+    for altered, what in ((pl.DataFrame({"n": [1, 2, 4]}), "content hash "), (None, "not a readable table")):
         path.write_bytes(b"PAR1") if altered is None else altered.write_parquet(path)
         assert data.state(file) == "altered"
         with pytest.raises(LabError, match=f"another one \\({what}.*expected {file.content[:12]}") as error:

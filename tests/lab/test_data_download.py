@@ -182,3 +182,9 @@ def test_unknown_host_is_not_asked_for_twice(tmp_path, monkeypatch):
         WorkError, match=r"^http://nowhere\.invalid/a: cannot be reached: Name or service not known; --from"
     ):
         download("http://nowhere.invalid/a", tmp_path / "a.part", SHA256)
+
+
+@pytest.mark.parametrize(("name", "value"), [("attempts", 0), ("wait_s", -1.0), ("timeout_s", 0.0)])
+def test_impossible_patience_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} (must be|> 0)"):
+        Patience(**{name: value})

@@ -183,7 +183,7 @@ def test_from_a_folder_takes_what_is_right_among_what_is_not(file, within, tmp_p
         fetching.fetch(file, tmp_path / "downloads", within=within, force=True)
     assert str(error.value) == (
         f"{have['downloads']}: is neither the original of set/a.parquet (sha256 {hashlib.sha256(ALTERED).hexdigest()}, "
-        f"expected {SHA256}) nor the table (not a readable Parquet file, expected {file.content[:12]}...)"
+        f"expected {SHA256}) nor the table (not a readable table, expected {file.content[:12]}...)"
     )
 
 

@@ -38,14 +38,22 @@ class Patience:
 
     Attributes:
         attempts: requests at most, >= 1.
-        wait_s: seconds before the second one, doubled before each further one; a server that says how long it
+        wait_s: seconds before the second one, >= 0, doubled before each further one; a server that says how long it
             wants to be left alone is obeyed, up to a minute.
-        timeout_s: seconds without an answer after which a request is given up.
+        timeout_s: seconds without an answer after which a request is given up, > 0.
+
+    Raises ValueError for anything else.
     """
 
     attempts: int = 5
     wait_s: float = 1.0
     timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, got {self.attempts}")
+        if self.wait_s < 0 or self.timeout_s <= 0:
+            raise ValueError(f"wait_s must be >= 0 and timeout_s > 0, got {self.wait_s} and {self.timeout_s}")
 
 
 class _CutOffError(Exception):

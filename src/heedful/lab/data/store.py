@@ -53,7 +53,7 @@ def state(file: DataFile, within: Path | None = None) -> State:
 
 
 def content_of(path: Path) -> str | None:
-    """The content hash of a Parquet file; None if it cannot be read as one, or holds what no file here holds."""
+    """The content hash of a Parquet file; None if it is not one, or has a column of a type without a hash."""
     from heedful.lab.data.content import content_hash, read_table
 
     table = read_table(path)
@@ -65,4 +65,4 @@ def content_of(path: Path) -> str | None:
 
 def told(content: str | None) -> str:
     """A content hash as errors give it."""
-    return "not a readable Parquet file" if content is None else f"content hash {content[:12]}..."
+    return "not a readable table" if content is None else f"content hash {content[:12]}..."
