@@ -36,10 +36,13 @@ LONGEST_JUMP = 1 << 16
     CALLS,
     OCCUPIED_STEPS,
     OCCUPIED_MOST,
+    STANDS,
+    PEAK,
     PEAKS,
-) = range(16)
-"""Places in ``State.clock``. The last ones are sums: of slots held after each step, the most of them, and of true
-future peaks after each decision."""
+) = range(18)
+"""Places in ``State.clock``. STANDS: whether the last refusal stands until a request ends or is evicted. PEAK: the
+true future peak of what runs, NONE if that has changed. OCCUPIED_STEPS and PEAKS are sums over steps, of slots held
+after each and of the future peak; OCCUPIED_MOST is the most that was held."""
 
 
 class Engine(NamedTuple):
@@ -97,7 +100,7 @@ def start(arrival: Integers, prompt: Integers, output: Integers, cap: Integers) 
     zeros = [np.zeros(n, np.int64) for _ in range(6)]
     running, evicted, finished, generated, to_prefill, evictions = zeros
     return State(
-        np.zeros(16, np.int64),
+        np.zeros(18, np.int64),
         running,
         evicted,
         finished,
@@ -171,19 +174,23 @@ def _evict_last(state: State) -> None:
     state.evicted[clock[EVICTED]] = i
     clock[EVICTED] += 1
     clock[EVICTIONS] += 1
+    clock[STANDS] = 0
+    clock[PEAK] = NONE
     state.evictions[i] += 1
     state.to_prefill[i] = 0
 
 
 @njit(cache=True, nogil=True)
-def proceed(state: State, engine: Engine, admitted: int) -> tuple[bool, Batch, Batch]:
+def proceed(state: State, engine: Engine, admitted: int, stands: bool) -> tuple[bool, Batch, Batch]:
     """Admits that many from the head of the queue, then runs until a decision is needed or everything has been served.
 
-    ``admitted`` is negative at the start. Returns whether a decision is needed, the head of the queue, as much of it
+    ``admitted`` is negative at the start; ``stands`` says that asking again is of no use before a request ends or is
+    evicted. Returns whether a decision is needed, the head of the queue, as much of it
     as the engine could take at once, and what runs.
     """
     if admitted >= 0:
         _take(state, engine, admitted)
+    state.clock[STANDS] = stands
     needed = _advance(state, engine)
     waiting, running = _look(state, engine)
     return needed, waiting, running
@@ -202,7 +209,8 @@ def _advance(state: State, engine: Engine) -> bool:
                 return False
             clock[NOW] = state.arrival[clock[ARRIVED]]
             continue
-        if waiting and (clock[ENDED] or clock[SINCE] >= engine.interval or clock[RUNNING] == 0):
+        due = clock[SINCE] >= engine.interval and not clock[STANDS]
+        if waiting and (clock[ENDED] or due or clock[RUNNING] == 0):
             return True
         while _held(state, engine, 1) > engine.capacity:
             _evict_last(state)
@@ -225,8 +233,10 @@ def _step(state: State, engine: Engine, waiting: bool) -> None:
             steps = min(steps, state.output[i] - state.generated[i])
     if prefilling:
         steps = 1
-    if waiting:
+    if waiting and not clock[STANDS]:
         steps = min(steps, max(engine.interval - clock[SINCE], 1))
+    if clock[PEAK] == NONE:
+        clock[PEAK] = _future_peak(state, engine)
     steps = _before_overflow(state, engine, steps)
     first = time[0] + time[1] * decoding + time[2] * occupied if decoding else 0
     growth = time[2] * decoding
@@ -250,6 +260,7 @@ def _step(state: State, engine: Engine, waiting: bool) -> None:
     clock[NOW] += total
     clock[STEPS] += steps
     clock[SINCE] += steps
+    clock[PEAKS] += steps * clock[PEAK]
     alive = 0
     after = 0
     for j in range(clock[RUNNING]):
@@ -279,6 +290,7 @@ def _step(state: State, engine: Engine, waiting: bool) -> None:
             state.finished[clock[FINISHED]] = i
             clock[FINISHED] += 1
             clock[ENDED] = 1
+            clock[PEAK] = NONE
             alive -= 1
     clock[OCCUPIED_MOST] = max(clock[OCCUPIED_MOST], after)
     clock[RUNNING] = alive
@@ -381,11 +393,18 @@ def _take(state: State, engine: Engine, count: int) -> None:
     clock[PREFILLED] += tokens
     if count and not engine.chunk:
         clock[NOW] += engine.time[3] + tokens * engine.time[4]
-    n = clock[RUNNING]
+    if count:
+        clock[PEAK] = NONE
+
+
+@njit(cache=True, nogil=True)
+def _future_peak(state: State, engine: Engine) -> int:
+    """The most that the running requests will come to hold, by their true lengths."""
+    n = state.clock[RUNNING]
     held = np.empty(n, np.int64)
     remaining = np.empty(n, np.int64)
     for j in range(n):
         i = state.running[j]
         held[j] = state.prompt[i] + state.generated[i]
         remaining[j] = state.output[i] - state.generated[i]
-    clock[PEAKS] += peak(held, remaining, engine.page)
+    return peak(held, remaining, engine.page)

@@ -98,6 +98,10 @@ class Scheduler:
     """Whether it looks at earlier output lengths."""
     knows_lengths: ClassVar[bool] = False
     """Whether it needs to be told true output lengths, which only a simulation can."""
+    refusal_stands: ClassVar[bool] = False
+    """Whether it would refuse the same head of the queue until a request ends or is evicted, because what it counts
+    only grows meanwhile; a simulation then need not ask again. Not so of a predicted peak: the ends of those that run
+    come nearer."""
 
     def admit(
         self,

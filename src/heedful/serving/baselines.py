@@ -27,6 +27,7 @@ class Aggressive(Scheduler):
     """
 
     name: ClassVar[str] = "aggressive"
+    refusal_stands: ClassVar[bool] = True
 
     watermark: float = 0.95
 
@@ -55,6 +56,7 @@ class Conservative(Scheduler):
     """
 
     name: ClassVar[str] = "conservative"
+    refusal_stands: ClassVar[bool] = True
 
     overcommit: float = 1.0
 

@@ -6,8 +6,9 @@ step that would not fit, the requests that were admitted last are evicted, go ba
 later computed again from the start, which takes the time it takes. A request that could not fit alone, with all of its
 cap, is rejected when it arrives.
 
-The scheduler decides every ``interval`` decode steps, or when a request has ended since, or when nothing runs; only
-while nothing waits is it left alone, and then it decides as soon as something does.
+The scheduler decides every ``interval`` decode steps, or when a request has ended since, or when nothing runs. It is
+left alone only while the answer is known: while nothing waits, and then it decides as soon as something does; and if
+its refusal stands (:attr:`~heedful.serving.base.Scheduler.refusal_stands`), until a request ends or is evicted.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Run:
         steps: decode steps.
         utilisation: mean over steps of the share of slots that is held.
         most_held: the most slots that were ever held.
-        future_peak: mean over decisions of the peak that the running requests would come to by their true lengths,
-            as a share of the capacity.
-        decisions: how often the scheduler decided.
+        future_peak: mean over steps of the peak that the running requests would come to by their true lengths, as a
+            share of the capacity.
+        decisions: how often the scheduler was asked.
         prefilled: prompt tokens that were computed, ``recomputed`` included.
         recomputed: of these, tokens of requests that had been evicted.
         took: seconds that the simulation itself took.
@@ -164,7 +165,7 @@ class Simulator:
         history = History(window, int(workload.cap.max(initial=1))) if scheduler.needs_history else None
         rng = np.random.default_rng(seed)
         seen = 0
-        needed, waiting, running = _steps.proceed(state, engine, -1)
+        needed, waiting, running = _steps.proceed(state, engine, -1, False)
         while needed:
             done = int(state.clock[_steps.FINISHED])
             if history is not None:
@@ -179,14 +180,15 @@ class Simulator:
                 raise ValueError(
                     f"{scheduler}: admitted {admitted} of {waiting.size} waiting requests beside {running.size}"
                 )
-            needed, waiting, running = _steps.proceed(state, engine, admitted)
+            stands = waiting.size == 0 or (scheduler.refusal_stands and admitted < waiting.size)
+            needed, waiting, running = _steps.proceed(state, engine, admitted, stands)
         return self._result(state, workload, time.perf_counter() - began)
 
     def _result(self, state: _steps.State, workload: Workload, took: float) -> Run:
         clock = state.clock
         if clock[_steps.NOW] > _LONGEST * PICOSECONDS:
             raise ValueError("workload: serving it takes over 80 days of simulated time")
-        steps, calls = int(clock[_steps.STEPS]), int(clock[_steps.CALLS])
+        steps = int(clock[_steps.STEPS])
         order = state.finished[: clock[_steps.FINISHED]]
         return Run(
             workload=workload,
@@ -203,8 +205,8 @@ class Simulator:
             steps=steps,
             utilisation=int(clock[_steps.OCCUPIED_STEPS]) / max(steps, 1) / self.capacity,
             most_held=int(clock[_steps.OCCUPIED_MOST]),
-            future_peak=int(clock[_steps.PEAKS]) / max(calls, 1) / self.capacity,
-            decisions=calls,
+            future_peak=int(clock[_steps.PEAKS]) / max(steps, 1) / self.capacity,
+            decisions=int(clock[_steps.CALLS]),
             prefilled=int(clock[_steps.PREFILLED]),
             recomputed=int(clock[_steps.RECOMPUTED]),
             took=took,

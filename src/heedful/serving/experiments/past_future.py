@@ -116,7 +116,7 @@ experiment = Experiment(
             "1",
             "neither",
             "The peak that running requests will come to by their true lengths, as a share of the capacity; mean over "
-            "decisions.",
+            "steps.",
         ),
         Metric("evictions", "1", "lower", "Evictions per 100 finished requests."),
         Metric(
