@@ -209,7 +209,10 @@ def _advance(state: State, engine: Engine) -> bool:
                 return False
             clock[NOW] = state.arrival[clock[ARRIVED]]
             continue
-        due = clock[SINCE] >= engine.interval and not clock[STANDS]
+        if waiting and clock[STANDS]:
+            # As if it had been asked, and had refused, each time.
+            clock[SINCE] %= engine.interval
+        due = clock[SINCE] >= engine.interval
         if waiting and (clock[ENDED] or due or clock[RUNNING] == 0):
             return True
         while _held(state, engine, 1) > engine.capacity:

@@ -110,8 +110,8 @@ def smallest_capacity(
 ) -> int | None:
     """The fewest slots with which a load is sustained, to a resolution of 1 % of the capacity; None if it never is.
 
-    Found by halving, between what the largest request needs and four times the simulator's capacity: it takes for
-    granted that a larger cache is never worse.
+    Found from the simulator's capacity on, up to four times as much and down to what the largest request needs; it is
+    taken for granted that a larger cache is never worse.
 
     Args:
         simulator: the engine; its own capacity is where the search starts.
@@ -131,9 +131,13 @@ def smallest_capacity(
         high *= 2
         if high > 4 * max(simulator.capacity, least):
             return None
-    low = least - 1
-    if high == least or enough(least):
-        return least
+    low = high
+    while low == high:
+        low = max(int(0.8 * high), least)
+        if enough(low):
+            if low == least:
+                return least
+            high = low
     while high - low > step:
         middle = (low + high) // 2
         if enough(middle):

@@ -69,7 +69,7 @@ def compare(
         str, typer.Option(help="Times as fast as the log arrives, as 0.5,1,2  [default: about saturation]")
     ] = "",
     schedulers: Annotated[
-        str, typer.Option(help="As past-future:rho=0.03,aggressive:watermark=0.9  [default: seven; the oracle always]")
+        str, typer.Option(help="As past-future:rho=0.03,aggressive:watermark=0.9  [default: six; the oracle always]")
     ] = "",
     window: Annotated[int, typer.Option(min=1, help="Finished requests that the history holds.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
@@ -187,6 +187,6 @@ def _note(work: Work, simulator: Simulator, limits: Limits, closed: bool, refere
         f"{'. '.join(part[0].upper() + part[1:] for part in (*work.notes, 'caps: ' + work.caps))}. Loads are {load}; "
         "in their columns goodput in tokens/s, and the share of requests within limits: first token in "
         f"{limits.ttft:g} s, no gap above {limits.mtpot:g} s. sustained: the largest load at which "
-        f"{100 * limits.share:g} % are. goodput: mean over loads.{slots} evictions/100: per 100 requests, where most. The oracle knows the lengths "
-        "of answers. Cold start and end are left out."
+        f"{100 * limits.share:g} % are. goodput: mean over loads.{slots} evictions/100: per 100 requests, where most. "
+        "The oracle knows the lengths of answers. Cold start and end are left out."
     )

@@ -17,7 +17,7 @@ from heedful.serving.logs import UNITS, Columns, Log, read_log
 from heedful.serving.workloads import GENERATORS, Workload
 
 DEFAULT = (
-    "past-future:rho=0.03, past-future:rho=0.05, aggressive:watermark=0.95, aggressive:watermark=0.9, "
+    "past-future:rho=0.03, aggressive:watermark=0.95, aggressive:watermark=0.9, "
     "conservative:overcommit=1.0, conservative:overcommit=1.5, peak-with-mean"
 )
 """Besides the oracle."""
