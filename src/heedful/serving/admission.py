@@ -23,17 +23,21 @@ class Options:
         interval: steps between two decisions, at least 1; the scheduler is also asked when a request has ended, when
             nothing runs, and when something waits again.
         seed: of the scheduler's random choices.
+        lengths: output lengths to start with instead, oldest first, as :attr:`History.values` gave them.
     """
 
     window: int = 1000
     longest: int = 0
     interval: int = 1
     seed: int = 0
+    lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("window", 1), ("longest", 0), ("interval", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+        if self.lengths and min(self.lengths) < 1:
+            raise ValueError(f"lengths: must be at least 1, one is {min(self.lengths)}")
 
 
 class Admission:
@@ -56,7 +60,11 @@ class Admission:
             raise ValueError(f"scheduler {scheduler.name!r}: needs the true output lengths, which no engine knows")
         self.scheduler, self.options = scheduler, options
         self.capacity, self.page = capacity, page
-        self.history = History(options.window, options.longest or capacity)
+        self.history = History(options.window, options.longest or capacity, options.lengths or None)
+        # Compiled parts are loaded now and not while the first request waits.
+        one = batch([(1, 0, 1, False)])
+        self.predicted_peak(one)
+        scheduler.admit(one, one, capacity, self.history, np.random.default_rng(0), page)
         self._rng = np.random.default_rng(options.seed)
         self._since = 0
         self._wanted = True
