@@ -443,6 +443,19 @@ def test_the_same_seed_makes_the_same_decisions(model, work):
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_a_run_is_reproducible_though_the_engine_has_a_thread_of_its_own(model, work):
+    prompts, lengths = work
+    stats = []
+    for queue in (0, 0, 100):
+        with scheduled(
+            model, "aggressive:watermark=1.0", generation_config=NO_END, max_queue_size=queue, **SMALL
+        ) as engine:
+            engine.generate(prompts[:12], lengths[:12])
+            stats.append(engine.stats)
+    assert stats[0] == stats[1] and stats[0].evictions > 0
+    assert stats[2].finished == 12
+
+
 def test_nothing_of_the_engine_that_is_relied_on_has_changed():
     """If this fails, the lines name what is different in the installed transformers."""
     assert interface.changes() == []
