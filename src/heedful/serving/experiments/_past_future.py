@@ -11,7 +11,7 @@ import numpy as np
 
 from heedful.lab import Cell, Context, Row, data
 from heedful.serving import loads
-from heedful.serving.experiments.past_future import FAMILIES, OTHERS, SETTINGS, TRACES
+from heedful.serving.experiments.past_future import ENGINE, FAMILIES, OTHERS, SETTINGS, TRACES
 from heedful.serving.logs import Log, read_log
 from heedful.serving.schedulers import make
 from heedful.serving.service import Limits
@@ -169,10 +169,33 @@ def _windows(cell: Cell, ctx: Context) -> Iterator[Row]:
         yield {"method": "", "block": block, "similarity": float(cosine)}
 
 
+def _engine(cell: Cell, ctx: Context) -> Iterator[Row]:
+    """The same requests in a real engine, under its own rule and under ours."""
+    from heedful.serving.experiments._engine import engine_study
+
+    own = None
+    for method in ENGINE:
+        found = engine_study(method, cell["seed"], hidden=cell["lengths"] == "hidden")
+        own = own or found["answers"]
+        if cell["part"] == "engine-time":
+            yield {"method": method, "wall": found["seconds"]}
+            continue
+        yield {
+            "method": method,
+            "engine_evictions": float(found["evictions"]),
+            "recomputed": float(found["recomputed_tokens"]),
+            "engine_steps": float(found["steps"]),
+            "differing": float(found["answers"] != own),
+            "margin": found["margin"],
+        }
+
+
 PARTS: dict[str, Any] = {
     "packing": _packing,
     "service": _service,
     "tuning": _tuning,
     "log": _log,
     "windows": _windows,
+    "engine": _engine,
+    "engine-time": _engine,
 }

@@ -183,9 +183,9 @@ def _logs(logs: pl.DataFrame) -> Figure:
 
 def _engine(engine: pl.DataFrame) -> Figure:
     data = (
-        engine.group_by("method")
+        engine.group_by("lengths", "method")
         .agg(pl.col(name).mean() for name in ("engine_evictions", "recomputed", "engine_steps", "wall"))
-        .sort("method")
+        .sort("lengths", "method")
     )
     chart = (
         alt.Chart(data)
@@ -193,6 +193,7 @@ def _engine(engine: pl.DataFrame) -> Figure:
         .encode(
             x=alt.X("engine_evictions:Q", title="evictions"),
             y=alt.Y("method:N", title=None),
+            row=alt.Row("lengths:N", title=None),
             tooltip=list(data.columns),
         )
         .properties(width=380, height=alt.Step(26))
@@ -201,5 +202,6 @@ def _engine(engine: pl.DataFrame) -> Figure:
         "Inside transformers' continuous batching",
         chart,
         data,
-        "Means over seeds: evictions, tokens computed twice, batches, and seconds for all requests.",
+        "Means over seeds: evictions, tokens computed twice, batches, and seconds for all requests; answers of hidden "
+        "length, or as long as their caps.",
     )
