@@ -113,6 +113,7 @@ def gate(
     steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser  [default: 1000]")] = None,
     minutes: Minutes = None,
     keep: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the entries that shall be kept.")] = 0.3,
+    keep_last: Annotated[int, typer.Option(min=0, help="Newest tokens that are kept whatever a gate says.")] = 8,
     context: Annotated[
         str, typer.Option(help="What a gate sees: prefix, the tokens before; prompt, all of it (needs answers).")
     ] = "prefix",
@@ -137,8 +138,8 @@ def gate(
         raise LabError("give --steps or --minutes, not both")
     settings = _settings(
         GateSettings,
-        beta=keep, context=context, heads=heads, size=size, batch=batch, seed=seed, minutes=minutes,
-        steps=MANY if minutes is not None else steps or 1000,
+        beta=keep, keep_last=keep_last, context=context, heads=heads, size=size, batch=batch, seed=seed,
+        minutes=minutes, steps=MANY if minutes is not None else steps or 1000,
     )  # fmt: skip
     shape = '{"text": "..."}, or {"prompt": "...", "answer": "..."}'
     prompts = [
