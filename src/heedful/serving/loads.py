@@ -42,13 +42,13 @@ def under(
 ) -> Outcome:
     """Serves the requests under a load: in a closed loop the number of clients, in an open one the speed of arrivals.
 
-    Twice the ``window`` of completions, or a third of all requests if that is less, are left out as the cold start.
+    Twice the ``window`` of completions, or two thirds of all requests if that is less, are left out as the cold start.
     """
     if workload.arrival is None:
         run = simulator.run(scheduler, workload, clients=int(load), window=window, seed=seed)
     else:
         run = simulator.run(scheduler, workload.faster(load), window=window, seed=seed)
-    cold = min(2 * window, len(workload) // 3)
+    cold = min(2 * window, 2 * len(workload) // 3)
     return Outcome(load, run, service(run, limits, settled(run, cold)), service(run, limits))
 
 
