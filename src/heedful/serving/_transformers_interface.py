@@ -98,7 +98,10 @@ def changes() -> list[str]:
 def _find(name: str) -> Any:
     """The object that ``module:qualified.name`` names, or None."""
     module, _, path = name.partition(":")
-    found: Any = importlib.import_module(_HOME + module)
+    try:
+        found: Any = importlib.import_module(_HOME + module)
+    except ModuleNotFoundError:
+        return None
     for part in path.split("."):
         found = getattr(found, part, None)
     return found

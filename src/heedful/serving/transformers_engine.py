@@ -21,12 +21,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
-from transformers import ContinuousBatchingConfig
-from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING
-
 from heedful.serving import schedulers
 from heedful.serving._transformers_interface import TESTED, changes
-from heedful.serving._transformers_scheduler import EngineScheduler, Stats
+from heedful.serving._transformers_scheduler import (
+    SCHEDULER_MAPPING,
+    ContinuousBatchingConfig,
+    EngineScheduler,
+    Stats,
+)
 from heedful.serving.admission import Options
 from heedful.serving.base import Scheduler
 
@@ -59,8 +61,9 @@ class Installed:
     def make(
         self, cache: PagedAttentionCache, safety_margin: float | None, max_requests_per_batch: int
     ) -> EngineScheduler:
-        """What the engine calls."""
-        self.live = EngineScheduler(cache, safety_margin, max_requests_per_batch, *self._given)
+        """What the engine calls; its margin is for its own rule alone."""
+        margin = safety_margin if self._given[0] is None else 0.0
+        self.live = EngineScheduler(cache, margin, max_requests_per_batch, *self._given)
         return self.live
 
     @property
