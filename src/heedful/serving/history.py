@@ -52,11 +52,11 @@ class History:
         ordered = self._room
         if self._count == self.window:
             oldest = self._values[0]
-            place = int(np.searchsorted(ordered[: self._count], oldest))
+            place = int(ordered[: self._count].searchsorted(oldest))
             ordered[place : self._count - 1] = ordered[place + 1 : self._count]
             self._count -= 1
             self._sum -= oldest
-        place = int(np.searchsorted(ordered[: self._count], length))
+        place = int(ordered[: self._count].searchsorted(length))
         ordered[place + 1 : self._count + 1] = ordered[place : self._count]
         ordered[place] = length
         self._count += 1
