@@ -1,0 +1,336 @@
+"""What transformers' continuous batching is given as its scheduler: it offers the engine what ours admits.
+
+See :mod:`heedful.serving.transformers_engine`, which hands it to the engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+from transformers.generation.continuous_batching.cache_allocators import SLIDING_ATTENTION
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
+from transformers.generation.continuous_batching.scheduler import FIFOScheduler
+
+from heedful.serving.base import Batch, Scheduler
+from heedful.serving.history import History
+from heedful.serving.peak import peak
+
+if TYPE_CHECKING:
+    from transformers.generation.continuous_batching import PagedAttentionCache
+
+LOG_HEADER = "running,occupied,prefill_tokens,seconds"
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an engine has done so far, and what it is doing.
+
+    Attributes:
+        capacity: tokens that the KV cache can hold.
+        running: requests that run.
+        waiting: requests that wait.
+        occupied: tokens in blocks that are taken, after the last step was planned.
+        predicted_peak: the most tokens that the running requests will come to hold, at the last decision, in whole
+            blocks; each is taken to become as long as the mean of the earlier answers that are longer than it is.
+        steps: forward passes.
+        decisions: how often the scheduler was asked.
+        admitted: admissions, those after an eviction included.
+        finished: requests that were answered.
+        delivered: output tokens of these.
+        rejected: requests that could never have fitted.
+        cancelled: requests that were taken back.
+        failed: requests that ended in an error.
+        evictions: how often a running request was evicted.
+        prefilled: prompt tokens that were computed, ``recomputed`` included.
+        recomputed: of these, tokens of requests that had been evicted.
+    """
+
+    capacity: int = 0
+    running: int = 0
+    waiting: int = 0
+    occupied: int = 0
+    predicted_peak: int = 0
+    steps: int = 0
+    decisions: int = 0
+    admitted: int = 0
+    finished: int = 0
+    delivered: int = 0
+    rejected: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    evictions: int = 0
+    prefilled: int = 0
+    recomputed: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a scheduler is used inside an engine.
+
+    Args:
+        window: W, how many earlier output lengths are remembered, at least 1.
+        longest: the longest output that a request may have, at least 1, with which half of the window is filled at
+            first; 0 for the capacity.
+        interval: steps between two decisions, at least 1; the scheduler is also asked when a request has ended, when
+            nothing runs, and when something waits again.
+        seed: of the scheduler's random choices.
+        log: where to write a line per step, as CSV with the columns ``running`` (requests that decode), ``occupied``
+            (tokens in the cache of these, before the step), ``prefill_tokens`` and ``seconds``.
+    """
+
+    window: int = 1000
+    longest: int = 0
+    interval: int = 1
+    seed: int = 0
+    log: TextIO | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 1), ("longest", 0), ("interval", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+
+
+class EngineScheduler(FIFOScheduler):
+    """The engine's scheduler, which offers it what ours admits. The engine makes it, in :func:`installed`.
+
+    All but :attr:`stats` and :meth:`check` belongs to the engine's thread. ``scheduler`` is None for the engine's own
+    rule.
+    """
+
+    def __init__(
+        self,
+        cache: PagedAttentionCache,
+        safety_margin: float | None,
+        max_requests_per_batch: int,
+        scheduler: Scheduler | None,
+        options: Options,
+    ) -> None:
+        allocators = list(cache.cache_allocators)
+        if len(allocators) != 1 or SLIDING_ATTENTION in allocators:
+            raise ValueError(
+                f"the model has attention of the kinds {', '.join(allocators)}; what a request holds is only known "
+                "for full attention"
+            )
+        self.scheduler, self.options = scheduler, options
+        self.page: int = cache.cache_allocators[allocators[0]].tokens_per_page
+        self.capacity: int = cache.num_blocks * self.page
+        self.history = History(options.window, options.longest or self.capacity)
+        self._rng = np.random.default_rng(options.seed)
+        self._lock = threading.Lock()
+        self._stats = Stats(capacity=self.capacity)
+        if options.log is not None:
+            print(LOG_HEADER, file=options.log)
+        super().__init__(cache, safety_margin, max_requests_per_batch)
+
+    @property
+    def stats(self) -> Stats:
+        """What has been done so far; from any thread."""
+        return self._stats
+
+    def check(self, prompt: int, cap: int) -> None:
+        """Counts and refuses a request that could never be served; from any thread.
+
+        Args:
+            prompt: tokens of the prompt.
+            cap: the most tokens that it may generate.
+
+        Raises ValueError for an empty prompt, a cap below 1, and for more tokens than the whole cache holds.
+        """
+        if prompt < 1:
+            problem = "the prompt is empty"
+        elif cap < 1:
+            problem = f"max_new_tokens={cap}: must be at least 1"
+        elif prompt + cap > self.capacity:
+            problem = (
+                f"{prompt} prompt tokens and up to {cap} new ones are more than the {self.capacity} tokens that the "
+                "cache holds; lower max_new_tokens"
+            )
+        else:
+            return
+        self._note(rejected=1)
+        raise ValueError(problem)
+
+    def reset(self) -> None:
+        super().reset()
+        self._arrival: dict[str, int] = {}
+        self._arrivals = itertools.count()
+        self._since = 0
+        self._due = True
+        self._tokens = 0
+        self._step: tuple[int, int, int, float] | None = None
+
+    def add_waiting_request(self, state: RequestState) -> None:
+        """A new request; or an evicted one, which goes back to its place by order of arrival."""
+        if state._true_initial_tokens or state.is_cpu_offloaded:
+            super().add_waiting_request(state)
+            arrived = self._arrival.__getitem__
+            self.waiting_requests_order = type(self.waiting_requests_order)(
+                sorted(self.waiting_requests_order, key=arrived)
+            )
+            self._note(evictions=1)
+            return
+        if state.num_children:
+            raise ValueError("num_return_sequences: must be 1; copies of a request would join without being admitted")
+        if state.request_id in self._arrival:
+            raise ValueError(f"request_id={state.request_id!r}: a request of that name is being served")
+        self.check(len(state.initial_tokens), state._new_tokens_limit)
+        self._arrival[state.request_id] = next(self._arrivals)
+        super().add_waiting_request(state)
+        self._note()
+
+    def clear_cancelled_requests(self) -> list[RequestState]:
+        # The engine calls this at the start of every step, so it is where the step before has ended.
+        self._write_step()
+        cancelled = super().clear_cancelled_requests()
+        for state in cancelled:
+            self._forget(state)
+        if cancelled:
+            self._note(cancelled=len(cancelled))
+        return cancelled
+
+    def finish_request(self, request_id: str) -> None:
+        """A request has ended; or is evicted, which is no end, and then it is added again at once."""
+        state = self.active_requests.get(request_id)
+        super().finish_request(request_id)
+        if state is None:
+            return
+        if state.status == RequestStatus.FAILED:
+            self._forget(state)
+            self._note(failed=1)
+        elif _complete(state):
+            self._forget(state)
+            self.history.record(_generated(state))
+            self._note(finished=1, delivered=_generated(state))
+
+    def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
+        if not self.active_requests:
+            # Whom it waits for may have been cancelled; the engine by itself would wait for ever.
+            self.block_new_requests = False
+        if not self.waiting_requests:
+            self._due = True
+        self._tokens = token_budget
+        begun, before = time.perf_counter(), len(self.active_requests)
+        planned = super().schedule_batch(token_budget, cache_budget)
+        if not planned[0]:
+            return planned
+        self._since += 1
+        running = occupied = prefilled = recomputed = 0
+        for future in planned[0]:
+            state = future.state
+            if state.position_offset >= len(state.initial_tokens):
+                running += 1
+                occupied += state.position_offset
+            else:
+                prefilled += future.query_length
+                if state._true_initial_tokens:
+                    recomputed += future.query_length
+        self._step = (running, occupied, prefilled, begun)
+        admitted = len(self.active_requests) - before
+        self._note(steps=1, admitted=admitted, prefilled=prefilled, recomputed=recomputed)
+        return planned
+
+    def _get_waiting_candidates(self) -> list[RequestState]:
+        """What of the queue's head the engine may take now, in order of arrival."""
+        queue = [self.waiting_requests[request_id] for request_id in self.waiting_requests_order]
+        scheduler = self.scheduler
+        if scheduler is None or not queue:
+            return queue
+        if not self._due and self._since < self.options.interval and self.active_requests:
+            return []
+        running = _batch(self.active_requests.values())
+        head = self._reach(queue, running)
+        if not head:
+            return []
+        waiting = _batch(head)
+        admitted = scheduler.admit(waiting, running, self.capacity, self.history, self._rng, self.page)
+        if not 0 <= admitted <= len(head) or (admitted == 0 and not running.size):
+            raise ValueError(f"{scheduler}: admitted {admitted} of {len(head)} waiting requests beside {running.size}")
+        self._due, self._since = False, 0
+        joined = (np.concatenate((old, new[:admitted])) for old, new in zip(running, waiting))
+        self._note(decisions=1, predicted_peak=self._predicted_peak(Batch(*joined)))
+        return head[:admitted]
+
+    def _reach(self, queue: list[RequestState], running: Batch) -> list[RequestState]:
+        """As much of the queue as the engine could take in this step: requests, tokens to compute, and blocks.
+
+        Without the last, the engine would skip one that finds no room, and take a later one.
+        """
+        requests = self.max_requests_per_batch - running.size
+        tokens = self._tokens
+        for state in self.active_requests.values():
+            tokens -= 1 if state.status == RequestStatus.DECODING else len(state.remaining_prefill_tokens)
+        blocks = self.capacity // self.page - int((-(-running.held // self.page)).sum())
+        for place, state in enumerate(queue):
+            blocks -= -(-(len(state.initial_tokens) + state.generated_len()) // self.page)
+            if place >= requests or tokens <= 0 or blocks < 0:
+                return queue[:place]
+            tokens -= len(state.remaining_prefill_tokens)
+        return queue
+
+    def _predicted_peak(self, batch: Batch) -> int:
+        lengths = self.history.ordered
+        above = np.searchsorted(lengths, batch.generated, side="right")
+        tail = np.append(np.cumsum(lengths[::-1])[::-1], 0)
+        mean = np.ceil(tail[above] / np.maximum(len(lengths) - above, 1)).astype(np.int64)
+        unknown = batch.exact | (above == len(lengths))
+        length = np.where(unknown, batch.cap, np.clip(mean, batch.generated + 1, batch.cap))
+        return int(peak(batch.held, length - batch.generated, self.page))
+
+    def _forget(self, state: RequestState) -> None:
+        self._arrival.pop(state.request_id, None)
+        self._due = True
+
+    def _note(self, predicted_peak: int | None = None, **more: int) -> None:
+        """Publishes the counters, some of them increased, and the present state."""
+        with self._lock:
+            old = self._stats
+            free = self.cache.compute_free_capacity()
+            self._stats = replace(
+                old,
+                running=len(self.active_requests),
+                waiting=len(self.waiting_requests),
+                occupied=round((1 - free) * self.cache.num_blocks) * self.page,
+                predicted_peak=old.predicted_peak if predicted_peak is None else predicted_peak,
+                **{name: getattr(old, name) + count for name, count in more.items()},
+            )
+
+    def _write_step(self) -> None:
+        if self._step is not None and self.options.log is not None:
+            running, occupied, prefilled, begun = self._step
+            print(f"{running},{occupied},{prefilled},{time.perf_counter() - begun:.9f}", file=self.options.log)
+        self._step = None
+
+
+def _complete(state: RequestState) -> bool:
+    """Whether a request has ended by itself; evicted ones are called finished by the engine, too."""
+    last = state.generated_tokens[-1:]
+    ended = state.generated_len() >= state._new_tokens_limit or not state._eos_token_ids.isdisjoint(last)
+    return ended and state.error is None
+
+
+def _generated(state: RequestState) -> int:
+    """Tokens generated so far, those before evictions included: the engine counts these to the prompt."""
+    return len(state.initial_tokens) - _prompt(state) + state.generated_len()
+
+
+def _prompt(state: RequestState) -> int:
+    return state._true_initial_tokens or len(state.initial_tokens)
+
+
+def _batch(states: Any) -> Batch:
+    """The requests as a scheduler sees them."""
+    rows = []
+    for state in states:
+        prompt, generated = _prompt(state), _generated(state)
+        cap = generated - state.generated_len() + state._new_tokens_limit
+        if state.status == RequestStatus.DECODING:
+            # With asynchronous batching, a token is on its way that is not among the generated ones yet.
+            generated = state.position_offset + 1 - prompt
+        rows.append((prompt, min(generated, cap - 1), cap, not state._eos_token_ids))
+    columns = np.ascontiguousarray(np.array(rows, np.int64).reshape(-1, 4).T)
+    return Batch(columns[0], columns[1], columns[2], columns[3].astype(bool), np.zeros(len(rows), np.int64))
