@@ -56,7 +56,7 @@ class _Comparisons(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Rooms"):
-            formatter.write_dl([(name, f"see 'heedful compare {name} --help'") for name in discover.command_names()])
+            formatter.write_dl([(name, f"see 'heedful compare {name} --help'") for name in discover.comparable_rooms()])
 
 
 def _commands(room: str) -> ModuleType:

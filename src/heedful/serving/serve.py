@@ -64,9 +64,7 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keys, one per line; each request must bring one of them.")
     ] = None,
-    greedy: Annotated[
-        bool, typer.Option("--greedy", help="Refuse requests that sample; a little faster.")
-    ] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Refuse requests that sample; a little faster.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling and of the scheduler's draws.")] = 0,
     log_level: Annotated[str, typer.Option(help=f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}.")] = "warning",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing at the start.")] = False,
@@ -123,7 +121,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         sock = listen(host, port)
     except OSError as error:
-        raise WorkError(f"cannot listen at {host}, port {port}: {error.strerror or error}; try another --port") from error
+        raise WorkError(
+            f"cannot listen at {host}, port {port}: {error.strerror or error}; try another --port"
+        ) from error
     with sock:
         yield sock
 
@@ -151,8 +151,9 @@ def _set_up_logs(level: str) -> None:
 
 def _introduce(server: Server, sock: socket.socket) -> None:
     """What runs where, and how to try it."""
-    host, port = sock.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    from heedful.serving.server.run import url_of
+
+    url = url_of(sock)
     model, scheduler = server.served.model, server.scheduler
     key = " -H 'Authorization: Bearer KEY'" if server.settings.keys else ""
     chats = bool(server.served.tokenizer.chat_template)
@@ -160,11 +161,12 @@ def _introduce(server: Server, sock: socket.socket) -> None:
     asked = '"messages": [{"role": "user", "content": "Hello"}]' if chats else '"prompt": "Hello"'
     kept = f", history in {server.settings.history}" if server.settings.history else ""
     blocks = scheduler.capacity // scheduler.page
+    body = f'{{{asked}, "max_tokens": 32}}'
     print(
         f"model      {server.served.name}, {str(model.dtype).removeprefix('torch.')} on {model.device}\n"
         f"cache      {scheduler.capacity:,} tokens in {blocks:,} blocks of {scheduler.page}\n"
         f"scheduler  {server.settings.scheduler}{kept}\n"
         f"listening  {url}/v1\n"
-        f"try        curl {url}/v1/{path} -H 'Content-Type: application/json'{key} -d '{{{asked}, \"max_tokens\": 32}}'",
+        f"try        curl {url}/v1/{path} -H 'Content-Type: application/json'{key} -d '{body}'",
         flush=True,
     )

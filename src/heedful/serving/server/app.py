@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -57,7 +58,8 @@ def application(
         keys: keys of which each request must bring one; none if empty.
     """
     state = _state(served, generations)
-    chat = _Chat(_Pinned(served), state)
+    # What users write stays text, whatever control tokens it spells.
+    chat = _Chat(_Pinned(served), state, chat_template_kwargs={"sanitize_control_tokens": True})
     completion = _Completion(_Pinned(served), state)
     about = {"id": served.name, "object": "model", "created": int(time.time()), "owned_by": "heedful"}
 
@@ -65,12 +67,12 @@ def application(
         body = bodies.read(bodies.ChatBody, await _json(request))
         _check_model(body.model, served.name)
         bodies.check_template(body, served.tokenizer)
-        return await _handled(chat, _plain(body), "chatcmpl-", request)
+        return await _handled(chat, _plain(body), request)
 
     async def completions(request: Request) -> Response:
         body = bodies.read(bodies.CompletionBody, await _json(request))
         _check_model(body.model, served.name)
-        return await _handled(completion, _plain(body), "cmpl-", request)
+        return await _handled(completion, _plain(body), request)
 
     async def list_models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [about]})
@@ -130,13 +132,14 @@ def _plain(body: bodies.ChatBody | bodies.CompletionBody) -> dict[str, Any]:
     return plain if newer is None else {**plain, "max_tokens": newer}
 
 
-async def _handled(handler: BaseHandler, body: dict[str, Any], prefix: str, request: Request) -> Response:
-    """What transformers' handler answers. Raises ApiError for what it could not read."""
+async def _handled(handler: _Chat | _Completion, body: dict[str, Any], request: Request) -> Response:
+    """What transformers' handler answers. Raises ApiError for messages that the chat template refuses."""
     try:
-        response: Response = await handler.handle_request(body, request.scope[REQUEST_ID])  # type: ignore[attr-defined]
-    except (ApiError, HTTPException):
-        raise
-    return response
+        return await handler.handle_request(body, request.scope[REQUEST_ID])
+    except TemplateError as error:
+        raise ApiError(
+            400, "invalid_messages", f"messages: the model's chat template refuses them: {error}", param="messages"
+        ) from error
 
 
 def _state(served: Served, generations: Generations) -> GenerationState:

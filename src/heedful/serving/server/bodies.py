@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
 
 from heedful.serving.server.limits import ApiError
 
@@ -41,6 +41,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 """Fields of OpenAI's API that the engine cannot honour, and the values that ask for nothing; null always does."""
+
+
+COLDEST = 0.01
+"""The lowest temperature above 0: logits divided by less could overflow, which would end the engine."""
 
 
 class _Strict(BaseModel):
@@ -93,7 +97,7 @@ class _Call(BaseModel):
     """The called function, with its arguments as JSON."""
 
     name: str
-    arguments: str
+    arguments: Json[dict[str, Any]]
 
 
 class _ToolCall(BaseModel):
@@ -147,12 +151,16 @@ def read(kind: type[Kind], raw: Any) -> Kind:
             )
     for name, neutral in _NEUTRAL.items():
         value = raw.get(name)
-        if value is not None and not any(value == ok and isinstance(value, bool) == isinstance(ok, bool) for ok in neutral):
+        if value is not None and not any(
+            value == ok and isinstance(value, bool) == isinstance(ok, bool) for ok in neutral
+        ):
             raise ApiError(400, "unsupported_field", f"{name}: is not supported; leave it out", param=name)
     try:
         body = kind.model_validate({name: raw[name] for name in raw if name not in _NEUTRAL and name not in _HARMLESS})
     except ValidationError as error:
         raise _refusal(error) from error
+    if body.temperature is not None and 0 < body.temperature < COLDEST:
+        raise ApiError(400, "invalid_value", f"temperature: must be 0, or at least {COLDEST:g}", param="temperature")
     if body.seed is not None and body.temperature != 0:
         raise ApiError(
             400,

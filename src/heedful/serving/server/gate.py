@@ -76,8 +76,8 @@ class Gate:
             log.exception("request %s failed", request_id)
             if answer.status is not None:
                 raise
-            error = ApiError(500, "internal_error", f"the server failed; its log says why, under {request_id}")
-            await JSONResponse(error.body, error.status, error.headers)(scope, receive, answer)
+            failed = ApiError(500, "internal_error", f"the server failed; its log says why, under {request_id}")
+            await JSONResponse(failed.body, failed.status, failed.headers)(scope, receive, answer)
         finally:
             self._over(request_id)
             path = scope["path"] if scope["path"] in self._paths else "other"

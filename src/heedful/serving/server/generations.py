@@ -42,7 +42,7 @@ def shared_settings(model: Any, greedy: bool) -> GenerationConfig:
     return shared
 
 
-def own_settings(wanted: GenerationConfig, vocabulary: int) -> dict[str, float | int]:
+def own_settings(wanted: GenerationConfig, vocabulary: int) -> dict[str, Any]:
     """A request's own temperature, top-p and top-k; the likeliest token alone if it does not sample."""
     if not wanted.do_sample:
         return {"temperature": 1.0, "top_p": 1.0, "top_k": 1}
@@ -301,14 +301,14 @@ class _Streamer(CBStreamer):
 
 
 def _quoted(error: ApiError) -> str:
-    """An error's body such that it survives being put between quotes, as transformers' handlers do (:func:`unquoted`)."""
+    """An error's body such that it survives being put between quotes, as transformers' handlers do."""
     return json.dumps(json.dumps(error.body))[1:-1]
 
 
 def unquoted(part: str) -> tuple[str, str | None]:
     """A piece of a stream without the error that ends it, and that error's body as JSON, if it ends with one."""
-    head, mark, tail = part.rpartition('data: {"error": "')
+    head, mark, tail = part.rpartition('data: {"error": ')
     if not mark:
         return part, None
-    body: str = json.loads(f'"{tail.removesuffix(chr(10) * 2).removesuffix("}").removesuffix(chr(34))}"')
+    body: str = json.loads(tail.removesuffix("}\n\n"))
     return head, body

@@ -50,7 +50,7 @@ def load(name: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # every format of models has errors of its own
         what = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(

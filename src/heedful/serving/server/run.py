@@ -8,18 +8,18 @@ import logging
 import math
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import uvicorn
 from transformers import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 
 from heedful.serving import schedulers
-from heedful.serving.base import EMPTY, Batch
+from heedful.serving._transformers_scheduler import EngineScheduler, Options
 from heedful.serving.history import History
 from heedful.serving.server import history_file
 from heedful.serving.server.app import Served, application
@@ -27,7 +27,7 @@ from heedful.serving.server.generations import Generations, shared_settings
 from heedful.serving.server.limits import ApiError, Limits
 from heedful.serving.server.loading import device_of, load
 from heedful.serving.server.metrics import Metrics, Reading
-from heedful.serving.transformers_engine import ENGINES_OWN, Installed, installed
+from heedful.serving.transformers_engine import ENGINES_OWN, installed
 
 CPU_TOKENS, CPU_PAGE, CPU_BATCH, CPU_REQUESTS = 16_384, 16, 512, 64
 """On a CPU, unless told otherwise: tokens in the cache, per block, in one step; requests that run together."""
@@ -94,17 +94,15 @@ class Server:
     Attributes:
         served: the model.
         settings: as given.
-        ours: the scheduler inside the engine.
+        scheduler: the scheduler inside the engine.
         generations: what runs.
         app: the ASGI application.
     """
 
     def __init__(
-        self, served: Served, settings: Settings, engine: ContinuousBatchingManager, ours: Installed
+        self, served: Served, settings: Settings, engine: ContinuousBatchingManager, scheduler: EngineScheduler
     ) -> None:
-        assert ours.scheduler is not None
-        self.served, self.settings, self.ours = served, settings, ours
-        self.scheduler = ours.scheduler
+        self.served, self.settings, self.scheduler = served, settings, scheduler
         metrics = Metrics(self._readings)
         self.generations = Generations(
             engine, served.model, self.scheduler.capacity, settings.limits, metrics, settings.greedy
@@ -155,9 +153,10 @@ def started(settings: Settings, notice: Callable[[str], None]) -> Iterator[Serve
     device = device_of(settings.device)
     model, tokenizer = load(settings.model, settings.dtype, device)
     served = Served(settings.name or settings.model, model, tokenizer)
-    with installed(
-        settings.scheduler, window=settings.window, longest=settings.limits.max_output, seed=settings.seed
-    ) as ours:
+    rule = None if settings.scheduler == ENGINES_OWN else schedulers.make(settings.scheduler)
+    longest = settings.limits.max_output
+    options = Options(window=settings.window, longest=longest, seed=settings.seed)
+    with installed(rule or ENGINES_OWN, options) as ours:
         engine = model.init_continuous_batching(
             generation_config=shared_settings(model, settings.greedy),
             continuous_batching_config=ContinuousBatchingConfig(
@@ -165,22 +164,32 @@ def started(settings: Settings, notice: Callable[[str], None]) -> Iterator[Serve
             ),
         )
         engine.warmup()
-        if ours.scheduler is None:
+        if ours.live is None:
             raise ValueError(f"model {settings.model}: has an engine already, whose scheduler cannot be changed")
-        if lengths:
-            ours.scheduler.history = History(settings.window, settings.limits.max_output, lengths)
-        if ours.scheduler.options.scheduler is not None:
-            # The first decision compiles the scheduler; no request should wait for that.
-            one, rng = Batch.of([1]), np.random.default_rng()
-            ours.scheduler.options.scheduler.admit(one, EMPTY, 8, History(1, 1), rng, ours.scheduler.page)
         engine.start()
-        server = Server(served, settings, engine, ours)
         try:
-            yield server
+            _try_out(engine)
+            ours.live.history = History(settings.window, longest, lengths or None)
+            server = Server(served, settings, engine, ours.live)
+            try:
+                yield server
+            finally:
+                server.save()
         finally:
-            server.generations.fail_all(ApiError(503, "stopping", "the server has stopped"))
             engine.stop(block=True, timeout=30, hard_stop=True)
-            server.save()
+
+
+def _try_out(engine: ContinuousBatchingManager) -> None:
+    """One token, so that whatever is compiled or loaded at the first request is there before anybody waits for it.
+
+    Raises RuntimeError if the engine fails.
+    """
+    own = engine.add_request([0], max_new_tokens=1)
+    answer = None
+    while answer is None and engine.background_thread_status.fatal_error is None:
+        answer = engine.get_result(own, timeout=0.1)
+    if answer is None or answer.error is not None:
+        raise RuntimeError(f"the engine fails: {engine.background_thread_status.fatal_error or 'no answer'}")
 
 
 def _recalled(path: Path | None, notice: Callable[[str], None]) -> tuple[int, ...]:
@@ -231,30 +240,62 @@ def run(server: Server, sock: socket.socket, ready: Callable[[], None], log_leve
         ready: called when requests are answered.
         log_level: of uvicorn's log.
     """
-    drain = server.settings.limits.drain_timeout
-    config = uvicorn.Config(
-        server.app,
-        log_level=log_level,
-        access_log=log_level in ("info", "debug"),
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(drain) + 5,
-    )
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # uvicorn raises the signal that stopped it once more, for whoever was there before; here that means done.
-        _Uvicorn(config, server, ready).run(sockets=[sock])
+        _Uvicorn(server, ready, log_level).run(sockets=[sock])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn, which tells when it is ready, saves the history now and then, and lets generations end before it stops."""
+@contextlib.contextmanager
+def in_background(server: Server, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serves from a thread while the context lasts, then until what runs has ended; gives the URL.
 
-    def __init__(self, config: uvicorn.Config, server: Server, ready: Callable[[], None]) -> None:
-        super().__init__(config)
+    Args:
+        server: what to serve.
+        host: address to listen at.
+        port: port to listen at; 0 for a free one.
+
+    Raises OSError if there is no such address, or if somebody else listens there.
+    """
+    ready = threading.Event()
+    with listen(host, port) as sock:
+        ours = _Uvicorn(server, ready.set, "warning")
+        thread = threading.Thread(target=ours.run, args=([sock],), name="heedful-serve")
+        thread.start()
+        try:
+            while not ready.wait(0.1):
+                if not thread.is_alive():
+                    raise RuntimeError("the server has not started; its log says why")
+            yield url_of(sock)
+        finally:
+            ours.should_exit = True
+            thread.join()
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where the server on a socket is found."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, which tells when it is ready, saves the history now and then, and lets what runs end before it stops."""
+
+    def __init__(self, server: Server, ready: Callable[[], None], log_level: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                server.app,
+                log_level=log_level,
+                access_log=log_level in ("info", "debug"),
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=math.ceil(server.settings.limits.drain_timeout) + 5,
+            )
+        )
         self._server, self._ready = server, ready
 
     async def main_loop(self) -> None:
