@@ -11,14 +11,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
 from transformers.generation.continuous_batching.cache_allocators import SLIDING_ATTENTION
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
+from heedful.serving.admission import Admission, Options, batch, joined
 from heedful.serving.base import Batch, Scheduler
 from heedful.serving.history import History
-from heedful.serving.peak import peak
+from heedful.serving.peak import pages
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching import PagedAttentionCache
@@ -68,33 +68,6 @@ class Stats:
     recomputed: int = 0
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a scheduler is used inside an engine.
-
-    Args:
-        window: W, how many earlier output lengths are remembered, at least 1.
-        longest: the longest output that a request may have, at least 1, with which half of the window is filled at
-            first; 0 for the capacity.
-        interval: steps between two decisions, at least 1; the scheduler is also asked when a request has ended, when
-            nothing runs, and when something waits again.
-        seed: of the scheduler's random choices.
-        log: where to write a line per step, as CSV with the columns ``running`` (requests that decode), ``occupied``
-            (tokens in the cache of these, before the step), ``prefill_tokens`` and ``seconds``.
-    """
-
-    window: int = 1000
-    longest: int = 0
-    interval: int = 1
-    seed: int = 0
-    log: TextIO | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("window", 1), ("longest", 0), ("interval", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
-
-
 class EngineScheduler(FIFOScheduler):
     """The engine's scheduler, which offers it what ours admits. The engine makes it, in :func:`installed`.
 
@@ -109,6 +82,7 @@ class EngineScheduler(FIFOScheduler):
         max_requests_per_batch: int,
         scheduler: Scheduler | None,
         options: Options,
+        log: TextIO | None,
     ) -> None:
         allocators = list(cache.cache_allocators)
         if len(allocators) != 1 or SLIDING_ATTENTION in allocators:
@@ -116,21 +90,25 @@ class EngineScheduler(FIFOScheduler):
                 f"the model has attention of the kinds {', '.join(allocators)}; what a request holds is only known "
                 "for full attention"
             )
-        self.scheduler, self.options = scheduler, options
         self.page: int = cache.cache_allocators[allocators[0]].tokens_per_page
         self.capacity: int = cache.num_blocks * self.page
-        self.history = History(options.window, options.longest or self.capacity)
-        self._rng = np.random.default_rng(options.seed)
+        self._admission = None if scheduler is None else Admission(scheduler, options, self.capacity, self.page)
         self._lock = threading.Lock()
         self._stats = Stats(capacity=self.capacity)
-        if options.log is not None:
-            print(LOG_HEADER, file=options.log)
+        self._log = log
+        if log is not None:
+            print(LOG_HEADER, file=log)
         super().__init__(cache, safety_margin, max_requests_per_batch)
 
     @property
     def stats(self) -> Stats:
         """What has been done so far; from any thread."""
         return self._stats
+
+    @property
+    def history(self) -> History | None:
+        """Total output lengths of the requests that were answered; None with the engine's own rule."""
+        return None if self._admission is None else self._admission.history
 
     def check(self, prompt: int, cap: int) -> None:
         """Counts and refuses a request that could never be served; from any thread.
@@ -159,8 +137,6 @@ class EngineScheduler(FIFOScheduler):
         super().reset()
         self._arrival: dict[str, int] = {}
         self._arrivals = itertools.count()
-        self._since = 0
-        self._due = True
         self._tokens = 0
         self._step: tuple[int, int, int, float] | None = None
 
@@ -204,21 +180,23 @@ class EngineScheduler(FIFOScheduler):
             self._note(failed=1)
         elif _complete(state):
             self._forget(state)
-            self.history.record(_generated(state))
+            if self._admission is not None:
+                self._admission.history.record(_generated(state))
             self._note(finished=1, delivered=_generated(state))
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
         if not self.active_requests:
             # Whom it waits for may have been cancelled; the engine by itself would wait for ever.
             self.block_new_requests = False
-        if not self.waiting_requests:
-            self._due = True
+        if not self.waiting_requests and self._admission is not None:
+            self._admission.ended()
         self._tokens = token_budget
         begun, before = time.perf_counter(), len(self.active_requests)
         planned = super().schedule_batch(token_budget, cache_budget)
         if not planned[0]:
             return planned
-        self._since += 1
+        if self._admission is not None:
+            self._admission.stepped()
         running = occupied = prefilled = recomputed = 0
         for future in planned[0]:
             state = future.state
@@ -237,23 +215,20 @@ class EngineScheduler(FIFOScheduler):
     def _get_waiting_candidates(self) -> list[RequestState]:
         """What of the queue's head the engine may take now, in order of arrival."""
         queue = [self.waiting_requests[request_id] for request_id in self.waiting_requests_order]
-        scheduler = self.scheduler
-        if scheduler is None or not queue:
+        admission = self._admission
+        if admission is None or not queue:
             return queue
-        if not self._due and self._since < self.options.interval and self.active_requests:
+        if not admission.due(len(self.active_requests)):
             return []
-        running = _batch(self.active_requests.values())
-        head = self._reach(queue, running)
-        if not head:
+        running = batch([_row(state) for state in self.active_requests.values()])
+        queue = self._reach(queue, running)
+        if not queue:
             return []
-        waiting = _batch(head)
-        admitted = scheduler.admit(waiting, running, self.capacity, self.history, self._rng, self.page)
-        if not 0 <= admitted <= len(head) or (admitted == 0 and not running.size):
-            raise ValueError(f"{scheduler}: admitted {admitted} of {len(head)} waiting requests beside {running.size}")
-        self._due, self._since = False, 0
-        joined = (np.concatenate((old, new[:admitted])) for old, new in zip(running, waiting))
-        self._note(decisions=1, predicted_peak=self._predicted_peak(Batch(*joined)))
-        return head[:admitted]
+        waiting = batch([_row(state) for state in queue])
+        admitted = admission.admit(waiting, running)
+        peak = admission.predicted_peak(joined(running, waiting, admitted))
+        self._note(decisions=1, predicted_peak=peak)
+        return queue[:admitted]
 
     def _reach(self, queue: list[RequestState], running: Batch) -> list[RequestState]:
         """As much of the queue as the engine could take in this step: requests, tokens to compute, and blocks.
@@ -264,26 +239,18 @@ class EngineScheduler(FIFOScheduler):
         tokens = self._tokens
         for state in self.active_requests.values():
             tokens -= 1 if state.status == RequestStatus.DECODING else len(state.remaining_prefill_tokens)
-        blocks = self.capacity // self.page - int((-(-running.held // self.page)).sum())
+        slots = self.capacity - sum(pages(held, self.page) for held in running.held.tolist())
         for place, state in enumerate(queue):
-            blocks -= -(-(len(state.initial_tokens) + state.generated_len()) // self.page)
-            if place >= requests or tokens <= 0 or blocks < 0:
+            slots -= pages(len(state.initial_tokens) + state.generated_len(), self.page)
+            if place >= requests or tokens <= 0 or slots < 0:
                 return queue[:place]
             tokens -= len(state.remaining_prefill_tokens)
         return queue
 
-    def _predicted_peak(self, batch: Batch) -> int:
-        lengths = self.history.ordered
-        above = np.searchsorted(lengths, batch.generated, side="right")
-        tail = np.append(np.cumsum(lengths[::-1])[::-1], 0)
-        mean = np.ceil(tail[above] / np.maximum(len(lengths) - above, 1)).astype(np.int64)
-        unknown = batch.exact | (above == len(lengths))
-        length = np.where(unknown, batch.cap, np.clip(mean, batch.generated + 1, batch.cap))
-        return int(peak(batch.held, length - batch.generated, self.page))
-
     def _forget(self, state: RequestState) -> None:
         self._arrival.pop(state.request_id, None)
-        self._due = True
+        if self._admission is not None:
+            self._admission.ended()
 
     def _note(self, predicted_peak: int | None = None, **more: int) -> None:
         """Publishes the counters, some of them increased, and the present state."""
@@ -300,9 +267,9 @@ class EngineScheduler(FIFOScheduler):
             )
 
     def _write_step(self) -> None:
-        if self._step is not None and self.options.log is not None:
+        if self._step is not None and self._log is not None:
             running, occupied, prefilled, begun = self._step
-            print(f"{running},{occupied},{prefilled},{time.perf_counter() - begun:.9f}", file=self.options.log)
+            print(f"{running},{occupied},{prefilled},{time.perf_counter() - begun:.9f}", file=self._log)
         self._step = None
 
 
@@ -322,15 +289,11 @@ def _prompt(state: RequestState) -> int:
     return state._true_initial_tokens or len(state.initial_tokens)
 
 
-def _batch(states: Any) -> Batch:
-    """The requests as a scheduler sees them."""
-    rows = []
-    for state in states:
-        prompt, generated = _prompt(state), _generated(state)
-        cap = generated - state.generated_len() + state._new_tokens_limit
-        if state.status == RequestStatus.DECODING:
-            # With asynchronous batching, a token is on its way that is not among the generated ones yet.
-            generated = state.position_offset + 1 - prompt
-        rows.append((prompt, min(generated, cap - 1), cap, not state._eos_token_ids))
-    columns = np.ascontiguousarray(np.array(rows, np.int64).reshape(-1, 4).T)
-    return Batch(columns[0], columns[1], columns[2], columns[3].astype(bool), np.zeros(len(rows), np.int64))
+def _row(state: RequestState) -> tuple[int, int, int, bool]:
+    """The request as a scheduler sees it: prompt, generated, cap, exact."""
+    prompt, generated = _prompt(state), _generated(state)
+    cap = generated - state.generated_len() + state._new_tokens_limit
+    if state.status == RequestStatus.DECODING:
+        # With asynchronous batching, a token is on its way that is not among the generated ones yet.
+        generated = state.position_offset + 1 - prompt
+    return prompt, generated, cap, not state._eos_token_ids

@@ -19,14 +19,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from transformers import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING
 
 from heedful.serving import schedulers
 from heedful.serving._transformers_interface import TESTED, changes
-from heedful.serving._transformers_scheduler import EngineScheduler, Options, Stats
+from heedful.serving._transformers_scheduler import EngineScheduler, Stats
+from heedful.serving.admission import Options
 from heedful.serving.base import Scheduler
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Installed:
         live: the scheduler inside the engine; None before an engine has started.
     """
 
-    def __init__(self, name: str, scheduler: Scheduler | None, options: Options) -> None:
-        self._scheduler, self._options = scheduler, options
+    def __init__(self, name: str, scheduler: Scheduler | None, options: Options, log: TextIO | None) -> None:
+        self._given = scheduler, options, log
         self.config: dict[str, Any] = {"scheduler_type": name, "allow_block_sharing": False}
         if scheduler is not None:
             self.config["safety_margin"] = 0.0
@@ -59,7 +60,7 @@ class Installed:
         self, cache: PagedAttentionCache, safety_margin: float | None, max_requests_per_batch: int
     ) -> EngineScheduler:
         """What the engine calls."""
-        self.live = EngineScheduler(cache, safety_margin, max_requests_per_batch, self._scheduler, self._options)
+        self.live = EngineScheduler(cache, safety_margin, max_requests_per_batch, *self._given)
         return self.live
 
     @property
@@ -69,7 +70,9 @@ class Installed:
 
 
 @contextmanager
-def installed(scheduler: Scheduler | str, options: Options = DEFAULTS, name: str = "") -> Iterator[Installed]:
+def installed(
+    scheduler: Scheduler | str, options: Options = DEFAULTS, name: str = "", log: TextIO | None = None
+) -> Iterator[Installed]:
     """Makes a scheduler known to transformers under a name, until the context ends.
 
     The engine reads its table when it starts, so it has to start inside of the context; it then keeps the scheduler.
@@ -80,6 +83,8 @@ def installed(scheduler: Scheduler | str, options: Options = DEFAULTS, name: str
             at their place.
         options: how it is used.
         name: the name; by default one that nobody else has. One that is there already is replaced meanwhile.
+        log: where to write a line per step, as CSV with the columns ``running`` (requests that decode), ``occupied``
+            (tokens in the cache of these, before the step), ``prefill_tokens`` and ``seconds``.
 
     Raises ValueError for an unknown scheduler and for one that no engine can use, RuntimeError if the installed
     transformers is not as expected.
@@ -98,7 +103,7 @@ def installed(scheduler: Scheduler | str, options: Options = DEFAULTS, name: str
     name = name or f"heedful-{next(_NUMBER)}"
     table: dict[str, Any] = SCHEDULER_MAPPING
     before = table.get(name)
-    result = Installed(name, chosen, options)
+    result = Installed(name, chosen, options, log)
     table[name] = result.make
     try:
         yield result
@@ -181,6 +186,7 @@ def scheduled(
     scheduler: Scheduler | str,
     options: Options = DEFAULTS,
     generation_config: GenerationConfig | None = None,
+    log: TextIO | None = None,
     **config: Any,
 ) -> Iterator[Engine]:
     """Continuous batching of a model with a scheduler of ours, while the context lasts.
@@ -190,12 +196,13 @@ def scheduled(
         scheduler: see :func:`installed`.
         options: how it is used.
         generation_config: of all requests; the model's own by default.
+        log: see :func:`installed`.
         config: other fields of ``ContinuousBatchingConfig``, such as ``num_blocks``, ``page_size``,
             ``use_cuda_graph`` and ``use_async_batching``.
 
     Raises ValueError for a field that there is not or that the scheduler decides, and as :func:`installed` does.
     """
-    with installed(scheduler, options) as ours:
+    with installed(scheduler, options, log=log) as ours:
         if taken := set(ours.config) & set(config) - {"allow_block_sharing"}:
             raise ValueError(f"{min(taken)}: is decided by the scheduler")
         try:
