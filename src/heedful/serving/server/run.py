@@ -19,8 +19,8 @@ from transformers import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 
 from heedful.serving import schedulers
-from heedful.serving._transformers_scheduler import EngineScheduler, Options
-from heedful.serving.history import History
+from heedful.serving._transformers_scheduler import EngineScheduler
+from heedful.serving.admission import Options
 from heedful.serving.server import history_file
 from heedful.serving.server.app import Served, application
 from heedful.serving.server.generations import Generations, shared_settings
@@ -108,27 +108,32 @@ class Server:
             engine, served.model, self.scheduler.capacity, settings.limits, metrics, settings.greedy
         )
         self.app = application(served, self.generations, metrics, settings.limits, settings.keys)
-        self._saved = self.scheduler.history.values
+        self._saved = self._lengths
 
     def _readings(self) -> Iterator[Reading]:
         stats, history = self.scheduler.stats, self.scheduler.history
-        peak = stats.predicted_peak if stats.running else 0
         yield "heedful_in_flight", "Requests that have not ended.", len(self.generations)
         yield "heedful_running", "Requests that run in the engine.", stats.running
         yield "heedful_waiting", "Requests that wait in the engine, evicted ones included.", stats.waiting
         yield "heedful_capacity_tokens", "Tokens that the KV cache holds.", stats.capacity
         yield "heedful_occupied_tokens", "Tokens in blocks of the KV cache that are taken.", stats.occupied
-        yield "heedful_predicted_peak_tokens", "The most tokens that those that run will come to hold.", peak
         yield "heedful_evictions_total", "How often a running request was evicted.", stats.evictions
         yield "heedful_prefilled_tokens_total", "Prompt tokens computed, again ones included.", stats.prefilled
         yield "heedful_recomputed_tokens_total", "Tokens computed again after an eviction.", stats.recomputed
         yield "heedful_steps_total", "Forward passes.", stats.steps
-        yield "heedful_history_lengths", "Output lengths that the scheduler remembers.", len(history)
-        yield "heedful_history_mean_tokens", "Their mean, in tokens.", history.mean
+        if history is not None:
+            peak = stats.predicted_peak if stats.running else 0
+            yield "heedful_predicted_peak_tokens", "The most tokens that those that run will come to hold.", peak
+            yield "heedful_history_lengths", "Output lengths that the scheduler remembers.", len(history)
+            yield "heedful_history_mean_tokens", "Their mean, in tokens.", history.mean
+
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        return () if self.scheduler.history is None else self.scheduler.history.values
 
     def save(self) -> None:
         """Writes the history if there is a file for it and something new; a failure is logged."""
-        lengths = self.scheduler.history.values
+        lengths = self._lengths
         if self.settings.history is None or lengths == self._saved:
             return
         try:
@@ -153,10 +158,8 @@ def started(settings: Settings, notice: Callable[[str], None]) -> Iterator[Serve
     device = device_of(settings.device)
     model, tokenizer = load(settings.model, settings.dtype, device)
     served = Served(settings.name or settings.model, model, tokenizer)
-    rule = None if settings.scheduler == ENGINES_OWN else schedulers.make(settings.scheduler)
-    longest = settings.limits.max_output
-    options = Options(window=settings.window, longest=longest, seed=settings.seed)
-    with installed(rule or ENGINES_OWN, options) as ours:
+    options = Options(settings.window, settings.limits.max_output, seed=settings.seed, lengths=lengths)
+    with installed(settings.scheduler, options) as ours:
         engine = model.init_continuous_batching(
             generation_config=shared_settings(model, settings.greedy),
             continuous_batching_config=ContinuousBatchingConfig(
@@ -166,10 +169,10 @@ def started(settings: Settings, notice: Callable[[str], None]) -> Iterator[Serve
         engine.warmup()
         if ours.live is None:
             raise ValueError(f"model {settings.model}: has an engine already, whose scheduler cannot be changed")
+        if settings.history is not None and ours.live.history is None:
+            notice(f"warning: scheduler {settings.scheduler!r} looks at no history; {settings.history} stays as it is")
         engine.start()
         try:
-            _try_out(engine)
-            ours.live.history = History(settings.window, longest, lengths or None)
             server = Server(served, settings, engine, ours.live)
             try:
                 yield server
@@ -177,19 +180,6 @@ def started(settings: Settings, notice: Callable[[str], None]) -> Iterator[Serve
                 server.save()
         finally:
             engine.stop(block=True, timeout=30, hard_stop=True)
-
-
-def _try_out(engine: ContinuousBatchingManager) -> None:
-    """One token, so that whatever is compiled or loaded at the first request is there before anybody waits for it.
-
-    Raises RuntimeError if the engine fails.
-    """
-    own = engine.add_request([0], max_new_tokens=1)
-    answer = None
-    while answer is None and engine.background_thread_status.fatal_error is None:
-        answer = engine.get_result(own, timeout=0.1)
-    if answer is None or answer.error is not None:
-        raise RuntimeError(f"the engine fails: {engine.background_thread_status.fatal_error or 'no answer'}")
 
 
 def _recalled(path: Path | None, notice: Callable[[str], None]) -> tuple[int, ...]:
