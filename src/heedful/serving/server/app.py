@@ -100,6 +100,11 @@ def application(
         told = ApiError(error.status_code, codes.get(error.status_code, "invalid_request"), str(error.detail))
         return JSONResponse(told.body, told.status, {**(error.headers or {}), **told.headers})
 
+    async def failed(request: Request, error: Exception) -> Response:
+        told = f"the server failed; its log says why, under {request.scope[REQUEST_ID]}"
+        answer = ApiError(500, "internal_error", told)
+        return JSONResponse(answer.body, answer.status, answer.headers)
+
     routes = [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
@@ -108,7 +113,8 @@ def application(
         Route("/health", health),
         Route("/metrics", show_metrics),
     ]
-    app = Starlette(routes=routes, exception_handlers={ApiError: refused, HTTPException: other})
+    handlers = {ApiError: refused, HTTPException: other, Exception: failed}
+    app = Starlette(routes=routes, exception_handlers=handlers)
     return Gate(app, PATHS, keys, limits.max_body, metrics, generations.abandon)  # type: ignore[arg-type]
 
 

@@ -72,12 +72,10 @@ class Gate:
             else:
                 if body is not None:
                     await self._answer(scope, body, receive, answer)
-        except Exception:  # nothing of the server's inside is for the client
+        except Exception:
             log.exception("request %s failed", request_id)
-            if answer.status is not None:
-                raise
-            failed = ApiError(500, "internal_error", f"the server failed; its log says why, under {request_id}")
-            await JSONResponse(failed.body, failed.status, failed.headers)(scope, receive, answer)
+            if not answer.whole:
+                raise  # the connection is closed in the middle of the answer, so that nobody takes it for whole
         finally:
             self._over(request_id)
             path = scope["path"] if scope["path"] in self._paths else "other"

@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 
-import httpx
 import openai
 import pytest
 
@@ -53,6 +51,7 @@ def stop(process, how=signal.SIGTERM):
 
 def test_shipped_model_from_start_to_stop(start, tmp_path):
     history = tmp_path / "history.json"
+    history.write_text("{damaged")
     process, lines, url = start("--history", history, "--window", 10)
     assert lines[0] == "model      byte-1, float32 on cpu"
     assert lines[1] == "cache      16,384 tokens in 1,024 blocks of 16"
@@ -64,65 +63,31 @@ def test_shipped_model_from_start_to_stop(start, tmp_path):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
     answer = subprocess.run(["sh", "-c", lines[4].removeprefix("try").strip()], capture_output=True, text=True)
     assert json.loads(answer.stdout)["usage"]["completion_tokens"] == 32
-    assert stop(process) == (0, "")
-    assert history_file.read(history)[-3:] == (20, 20, 32)
-
-    process, _, url = start("--history", history, "--window", 10)
-    found = dict(re.findall(r"^(heedful_history\w+) (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE))
-    assert float(found["heedful_history_lengths"]) == 8
-    assert stop(process, signal.SIGINT) == (0, "")
-
-
-def test_damaged_history_is_kept_aside(start, tmp_path):
-    history = tmp_path / "history.json"
-    history.write_text("{damaged")
-    process, _, url = start("--history", history)
-    openai.OpenAI(base_url=f"{url}/v1", api_key="none").completions.create(model="byte-1", prompt="a", max_tokens=4)
     code, err = stop(process)
     assert code == 0
-    assert err.count("\n") == 1 and err.startswith("warning: ")
-    assert f"it is kept as {history}.damaged-1" in err
+    assert err.startswith("warning: ") and f"it is kept as {history}.damaged-1" in err and err.count("\n") == 1
     assert (tmp_path / "history.json.damaged-1").read_text() == "{damaged"
-    assert history_file.read(history)[-1] == 4
+    assert history_file.read(history)[-3:] == (20, 20, 32)
 
 
-def test_stop_lets_what_runs_end(start):
-    process, _, url = start("--drain-timeout", 50)
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-    stream = client.completions.create(model="byte-1", prompt="def f(", max_tokens=300, stream=True)
-    chunks = iter(stream)
-    next(chunks)
-    process.send_signal(signal.SIGTERM)
-    last = list(chunks)[-1]
-    assert last.choices[0].finish_reason == "length" and last.usage.completion_tokens == 300
-    assert stop(process)[0] == 0
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health")
-
-
-def test_stop_that_does_not_wait_fails_what_runs_in_one_piece(start):
-    process, _, url = start("--drain-timeout", 0)
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-    outcome = []
-
-    def ask():
-        with pytest.raises(openai.InternalServerError) as error:
-            client.completions.create(model="byte-1", prompt="def f(", max_tokens=1500)
-        outcome.append(error.value)
-
-    waiting = threading.Thread(target=ask)
-    waiting.start()
-    stream = client.completions.create(model="byte-1", prompt="def f(", max_tokens=1500, stream=True)
-    chunks = iter(stream)
-    for _ in range(5):
-        next(chunks)
-    process.send_signal(signal.SIGTERM)
-    with pytest.raises(openai.APIError, match="before the answer was complete") as error:
-        list(chunks)
-    assert error.value.code == "stopping"
-    waiting.join()
-    assert (outcome[0].status_code, outcome[0].code) == (503, "stopping")
-    assert stop(process)[0] == 0
+def test_history_goes_on_where_it_ended(serve, tmp_path):
+    history = tmp_path / "history.json"
+    for expected in ((4, 3), (4, 3, 2)):
+        notices = []
+        with serve(history=history, window=5, notices=notices, max_output=10, default_max_tokens=10) as asked:
+            if len(expected) == 2:
+                asked.complete(max_tokens=4)
+                asked.complete(max_tokens=3)
+            else:
+                assert asked.metrics()["heedful_history_lengths"] == 4
+                asked.complete(max_tokens=2)
+        assert history_file.read(history)[2:] == expected
+        assert notices == []
+    with serve(history=history, scheduler="fifo", notices=notices) as asked:
+        asked.complete(max_tokens=4)
+        assert "heedful_history_lengths" not in asked.metrics()
+    assert "looks at no history" in notices[0]
+    assert history_file.read(history)[2:] == (4, 3, 2)
 
 
 @pytest.fixture
