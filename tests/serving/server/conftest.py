@@ -18,8 +18,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from heedful import models
-from heedful.serving.server.limits import Limits
-from heedful.serving.server.run import Settings, in_background, started
+from heedful.serving.server import Limits, Settings, in_background, started
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,7 @@ import httpx
 import openai
 import pytest
 
-from heedful.serving.server.limits import Limits
-from heedful.serving.server.run import Settings, in_background, started
+from heedful.serving.server import Limits, Settings, in_background, started
 
 
 def test_more_than_the_cache_holds_is_refused_at_once(serve):

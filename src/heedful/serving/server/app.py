@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -86,7 +87,7 @@ def application(
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
     async def show_metrics(request: Request) -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
@@ -119,6 +120,9 @@ def application(
 
 
 async def _json(request: Request) -> Any:
+    """The body. Only what calls itself JSON is read: a page in a browser cannot send that to another site unasked."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "not_json", "the body must be JSON, with the header 'Content-Type: application/json'")
     try:
         return json.loads(await request.body())
     except (ValueError, RecursionError) as error:

@@ -189,7 +189,7 @@ class Generations(CBGenerateManager):
             raise ApiError(503, "engine_failed", "the engine has failed, and the server must be restarted")
         if wanted.do_sample and self._greedy:
             raise ApiError(
-                400, "unsupported_field", "temperature: this server is greedy; use temperature 0", param="temperature"
+                400, "unsupported_field", "temperature: this server does not sample; use 0", param="temperature"
             )
         cap = self._limits.cap(wanted.max_new_tokens, len(tokens), self._capacity, self._positions)
         if max(tokens) >= self._vocabulary:

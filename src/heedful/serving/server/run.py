@@ -109,6 +109,7 @@ class Server:
         )
         self.app = application(served, self.generations, metrics, settings.limits, settings.keys)
         self._saved = self._lengths
+        self._saving = threading.Lock()
 
     def _readings(self) -> Iterator[Reading]:
         stats, history = self.scheduler.stats, self.scheduler.history
@@ -133,15 +134,17 @@ class Server:
 
     def save(self) -> None:
         """Writes the history if there is a file for it and something new; a failure is logged."""
-        lengths = self._lengths
-        if self.settings.history is None or lengths == self._saved:
-            return
-        try:
-            history_file.write(self.settings.history, lengths)
-        except OSError as error:
-            log.error("the history cannot be saved to %s: %s", self.settings.history, error.strerror or error)
-        else:
-            self._saved = lengths
+        path = self.settings.history
+        with self._saving:
+            lengths = self._lengths
+            if path is None or lengths == self._saved:
+                return
+            try:
+                history_file.write(path, lengths)
+            except OSError as error:
+                log.error("the history cannot be saved to %s: %s", path, error.strerror or error)
+            else:
+                self._saved = lengths
 
 
 @contextlib.contextmanager
@@ -157,6 +160,8 @@ def started(settings: Settings, notice: Callable[[str], None]) -> Iterator[Serve
     lengths = _recalled(settings.history, notice)
     device = device_of(settings.device)
     model, tokenizer = load(settings.model, settings.dtype, device)
+    if settings.greedy:
+        model.generation_config.do_sample = False
     served = Served(settings.name or settings.model, model, tokenizer)
     options = Options(settings.window, settings.limits.max_output, seed=settings.seed, lengths=lengths)
     with installed(settings.scheduler, options) as ours:
