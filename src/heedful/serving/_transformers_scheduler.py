@@ -214,38 +214,38 @@ class EngineScheduler(FIFOScheduler):
 
     def _get_waiting_candidates(self) -> list[RequestState]:
         """What of the queue's head the engine may take now, in order of arrival."""
-        queue = [self.waiting_requests[request_id] for request_id in self.waiting_requests_order]
         admission = self._admission
-        if admission is None or not queue:
-            return queue
-        if not admission.due(len(self.active_requests)):
+        if not self.waiting_requests or (admission is not None and not admission.due(len(self.active_requests))):
             return []
         running = batch([_row(state) for state in self.active_requests.values()])
-        queue = self._reach(queue, running)
-        if not queue:
-            return []
-        waiting = batch([_row(state) for state in queue])
+        reach = self._reach(running)
+        if admission is None or not reach:
+            return reach
+        waiting = batch([_row(state) for state in reach])
         admitted = admission.admit(waiting, running)
         peak = admission.predicted_peak(joined(running, waiting, admitted))
         self._note(decisions=1, predicted_peak=peak)
-        return queue[:admitted]
+        return reach[:admitted]
 
-    def _reach(self, queue: list[RequestState], running: Batch) -> list[RequestState]:
-        """As much of the queue as the engine could take in this step: requests, tokens to compute, and blocks.
+    def _reach(self, running: Batch) -> list[RequestState]:
+        """As much of the queue as the engine could take in this step: requests, tokens to compute, and slots.
 
-        Without the last, the engine would skip one that finds no room, and take a later one.
+        The engine would skip one that finds no room, and take a later one; so those beyond it are not offered.
         """
         requests = self.max_requests_per_batch - running.size
         tokens = self._tokens
         for state in self.active_requests.values():
             tokens -= 1 if state.status == RequestStatus.DECODING else len(state.remaining_prefill_tokens)
         slots = self.capacity - sum(pages(held, self.page) for held in running.held.tolist())
-        for place, state in enumerate(queue):
+        reach: list[RequestState] = []
+        for request_id in self.waiting_requests_order:
+            state = self.waiting_requests[request_id]
             slots -= pages(len(state.initial_tokens) + state.generated_len(), self.page)
-            if place >= requests or tokens <= 0 or slots < 0:
-                return queue[:place]
+            if len(reach) >= requests or tokens <= 0 or slots < 0:
+                break
             tokens -= len(state.remaining_prefill_tokens)
-        return queue
+            reach.append(state)
+        return reach
 
     def _forget(self, state: RequestState) -> None:
         self._arrival.pop(state.request_id, None)

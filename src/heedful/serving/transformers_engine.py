@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from transformers.generation.continuous_batching import ContinuousBatchingManager, PagedAttentionCache
 
 ENGINES_OWN = "fifo"
-"""The engine's own rule, by name: joins while more than its ``safety_margin`` of the blocks are free, and when a
-request does not fit, a later one that does may overtake it."""
+"""The engine's own rule, by name: who fits joins while at least its ``safety_margin`` of the blocks are free. As with
+all others, nobody overtakes one that does not fit, which the engine would allow."""
 DEFAULTS = Options()
 _NUMBER = itertools.count()
 

@@ -1,0 +1,465 @@
+"""Schedulers inside the continuous batching of transformers: same answers, nobody overtaken, nothing miscounted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig
+from transformers.generation.continuous_batching import requests, scheduler
+from transformers.models.mistral.modeling_mistral import MistralForCausalLM
+
+from heedful.serving import Aggressive, PastFuture, PeakWithCap, fit
+from heedful.serving import _transformers_interface as interface
+from heedful.serving.base import Scheduler
+from heedful.serving.transformers_engine import DEFAULTS, Options, installed, scheduled
+
+NO_END = GenerationConfig(max_new_tokens=20, eos_token_id=-1, do_sample=False)
+SMALL = {
+    "num_blocks": 40, "page_size": 16, "max_batch_tokens": 128, "max_requests_per_batch": 32, "use_cuda_graph": False,
+    "use_async_batching": False, "auto_switch_to_flash": False,
+}  # fmt: skip
+CAPACITY = 640
+NAMES = ("fifo", "aggressive:watermark=1.0", "conservative", "past-future:rho=0.03", "peak-with-cap", "peak-with-mean")
+REQUESTS = 24
+
+
+def tiny(dtype=torch.float64):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def work():
+    """Prompts of 8 to 60 tokens, and how many tokens each answer has, 5 to 120."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 128, rng.integers(8, 61)).tolist() for _ in range(REQUESTS)]
+    return prompts, rng.integers(5, 121, REQUESTS).tolist()
+
+
+@pytest.fixture(scope="module")
+def answers(model, work):
+    """What the engine itself answers, with its own scheduler and room for everything."""
+    prompts, lengths = work
+    settings = ContinuousBatchingConfig(**{**SMALL, "num_blocks": 400}, allow_block_sharing=False)
+    with model.continuous_batching_context_manager(NO_END, continuous_batching_config=settings) as manager:
+        names = [manager.add_request(p, max_new_tokens=n) for p, n in zip(prompts, lengths)]
+        got = {answer.request_id: answer.generated_tokens for answer in (manager.get_result() for _ in names)}
+    return [got[name] for name in names]
+
+
+def next_logits(model, tokens):
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+class Stepped:
+    """The engine without its thread: one call, one step."""
+
+    def __init__(self, model, manager, live):
+        self.model, self.manager, self.live = model, manager, live
+        self.processor = manager.batch_processor
+
+    def step(self):
+        """Makes a step if there is anything to do."""
+        if not self.processor.prepare_next_batch():
+            return False
+        with torch.no_grad():
+            self.processor._generation_step(self.model)
+        self.processor.update_batch()
+        return True
+
+    def results(self):
+        queue = self.manager.output_router.output_queue
+        return [queue.get_nowait() for _ in range(queue.qsize())]
+
+
+@contextmanager
+def stepped(model, rule, options=DEFAULTS, config=NO_END, **settings):
+    with installed(rule, options) as ours:
+        manager = model.init_continuous_batching(
+            config, ContinuousBatchingConfig(**{**SMALL, **ours.config, **settings})
+        )
+        manager.batch_processor = manager._create_batch_processor()
+        yield Stepped(model, manager, ours.live)
+
+
+class Resets:
+    """Counts the engine's soft resets."""
+
+    def __init__(self, monkeypatch):
+        self.count = 0
+        original = requests.RequestState.create_equivalent_initial_request
+
+        resets = self
+
+        def create_equivalent_initial_request(self):
+            resets.count += 1
+            return original(self)
+
+        monkeypatch.setattr(
+            requests.RequestState, "create_equivalent_initial_request", create_equivalent_initial_request
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_identical_under_every_scheduler(model, work, answers, name):
+    prompts, lengths = work
+    with scheduled(model, name, Options(window=8), NO_END, **SMALL) as engine:
+        assert engine.generate(prompts, lengths) == answers
+        stats = engine.stats
+    assert (stats.finished, stats.delivered) == (REQUESTS, sum(lengths))
+    assert stats.prefilled - stats.recomputed == sum(len(prompt) for prompt in prompts)
+    assert stats.admitted == REQUESTS + stats.evictions
+    assert (stats.running, stats.waiting, stats.occupied, stats.failed, stats.rejected) == (0, 0, 0, 0, 0)
+    if name in ("conservative", "peak-with-cap"):
+        assert stats.evictions == stats.recomputed == 0
+    if name in ("fifo", "aggressive:watermark=1.0"):
+        assert stats.evictions > 3 and stats.recomputed > stats.evictions
+
+
+def test_answers_are_those_of_the_plain_model(model, work, answers):
+    """Full forward passes, no cache: every token is the likeliest by far more than float64 can be off."""
+    for prompt, answer in list(zip(*(work[0], answers)))[::6]:
+        logits = next_logits(model, prompt + answer)[len(prompt) - 1 : -1]
+        best = logits.topk(2).values
+        assert logits.argmax(-1).tolist() == answer
+        assert (best[:, 0] - best[:, 1]).min() > 1e-7
+
+
+def test_float32_differs_only_where_two_tokens_are_alike(work):
+    """First differences, of which there are few, happen only where the two best logits are within 1e-4."""
+    model, (prompts, lengths) = tiny(torch.float32), work
+    found = {}
+    for name in ("aggressive:watermark=1.0", "peak-with-cap"):
+        with scheduled(model, name, generation_config=NO_END, **SMALL) as engine:
+            found[name] = engine.generate(prompts, lengths)
+    first, second = found.values()
+    different = 0
+    for prompt, one, other in zip(prompts, first, second):
+        assert len(one) == len(other)
+        place = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), None)
+        if place is not None:
+            different += 1
+            best = next_logits(model, prompt + one[:place])[-1].topk(2).values
+            assert best[0] - best[1] < 1e-4
+    assert different <= 3
+
+
+@pytest.mark.parametrize("name", ["fifo", "aggressive:watermark=1.0"])
+def test_evictions_are_the_engines_soft_resets_and_lengths_are_total(model, work, name, monkeypatch):
+    prompts, lengths = work
+    resets = Resets(monkeypatch)
+    with scheduled(model, name, Options(window=100, lengths=(1,)), NO_END, **SMALL) as engine:
+        engine.generate(prompts, lengths)
+        assert engine.stats.evictions == resets.count > 0
+        if name != "fifo":
+            assert sorted(engine.scheduler.history.values[1:]) == sorted(lengths)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_evicted_request_is_admitted_again_before_any_later_arrival(model, work, name):
+    prompts, lengths = work
+    with stepped(model, name, Options(window=8)) as engine:
+        arrived = {engine.manager.add_request(p, max_new_tokens=n): i for i, (p, n) in enumerate(zip(prompts, lengths))}
+        before, again = set(), 0
+        while engine.step() or engine.live.has_pending_requests():
+            queue = [arrived[request] for request in engine.live.waiting_requests_order]
+            assert queue == sorted(queue)
+            running = {arrived[request] for request in engine.live.active_requests}
+            new = running - before
+            if new and queue:
+                again += bool(min(new) < max(before, default=-1))
+                assert max(new) < min(queue)
+            before = running
+        assert len(engine.results()) == REQUESTS
+        if name in ("fifo", "aggressive:watermark=1.0"):
+            assert again > 0
+
+
+def test_cancelled_requests_are_not_recorded(model, work):
+    prompts, _ = work
+    with stepped(model, "peak-with-mean", Options(window=10, lengths=(100,))) as engine:
+        names = [engine.manager.add_request(prompt, max_new_tokens=30) for prompt in prompts[:4]]
+        for _ in range(5):
+            engine.step()
+        engine.manager.cancel_request(names[1])
+        while engine.step():
+            pass
+        assert engine.live.history.values == (100, 30, 30, 30)
+        assert (engine.live.stats.cancelled, engine.live.stats.finished) == (1, 3)
+        assert engine.live.stats.occupied == 0
+
+
+def test_an_answer_that_ends_by_itself_is_recorded_with_its_own_length(model, work, answers):
+    prompts, lengths = work
+    longest = int(np.argmax(lengths))
+    answer = answers[longest]
+    end = answer[20]
+    expected = answer.index(end) + 1
+    with scheduled(model, "past-future", Options(window=10, lengths=(100,)), NO_END, **SMALL) as engine:
+        assert engine.generate([prompts[longest]], 120, eos_token_id=end) == [answer[:expected]]
+        assert engine.scheduler.history.values == (100, expected)
+
+
+def test_when_all_that_runs_is_cancelled_the_evicted_ones_go_on(model, work):
+    """After an eviction the engine takes nobody until a request has ended; if all are cancelled, none ever would."""
+    prompts, lengths = work
+    with stepped(model, "aggressive:watermark=1.0") as engine:
+        for prompt, length in zip(prompts, lengths):
+            engine.manager.add_request(prompt, max_new_tokens=length)
+        while not engine.live.block_new_requests:
+            engine.step()
+        cancelled = list(engine.live.active_requests)
+        for name in cancelled:
+            engine.manager.cancel_request(name)
+        while engine.step():
+            pass
+        assert not engine.live.has_pending_requests()
+        assert engine.live.stats.finished + engine.live.stats.cancelled == REQUESTS
+        assert engine.live.stats.cancelled == len(cancelled)
+
+
+def test_requests_that_could_never_fit_are_rejected_at_once_and_counted(model, work):
+    prompts, _ = work
+    with scheduled(model, "past-future", generation_config=NO_END, **SMALL) as engine:
+        with pytest.raises(ValueError, match=r"prompts\[1\]: 60 prompt tokens and up to 581 new ones .* 640 tokens"):
+            engine.generate([prompts[0], [1] * 60], [10, 581])
+        with pytest.raises(ValueError, match="max_new_tokens=0: must be at least 1"):
+            engine.generate([prompts[0]], 0)
+        with pytest.raises(ValueError, match="the prompt is empty"):
+            engine.generate([[]], 5)
+        with pytest.raises(ValueError, match="max_new_tokens: 1 entries for 2 prompts"):
+            engine.generate(prompts[:2], [5])
+        assert engine.stats.rejected == 3 and engine.stats.steps == 0
+        too_long = engine.manager.add_request([1] * 60, max_new_tokens=581)
+        fits = engine.manager.add_request([1] * 600, max_new_tokens=40)
+        results = {result.request_id: result for result in (engine.manager.get_result(), engine.manager.get_result())}
+        assert "more than the 640 tokens" in results[too_long].error
+        assert len(results[fits].generated_tokens) == 40 and results[fits].error is None
+        assert engine.stats.rejected == 4 and engine.stats.finished == 1
+
+
+def test_what_would_slip_past_the_scheduler_is_refused(model, work):
+    several = GenerationConfig(max_new_tokens=5, eos_token_id=-1, do_sample=True, num_return_sequences=2)
+    with stepped(model, "peak-with-cap", config=several) as engine:
+        engine.manager.add_request(work[0][0])
+        engine.step()
+        assert "num_return_sequences: must be 1" in engine.results()[0].error
+    with stepped(model, "peak-with-cap") as engine:
+        engine.manager.add_request(work[0][0], request_id="a")
+        engine.manager.add_request(work[0][1], request_id="a")
+        engine.step()
+        assert "request_id='a'" in engine.results()[0].error
+        assert engine.live.stats.running == 1
+
+
+def test_unknown_schedulers_and_fields_are_errors(model):
+    table = dict(scheduler.SCHEDULER_MAPPING)
+    for rule, message in (
+        ("past-futur", "did you mean 'past-future'"),
+        ("oracle", "needs the true output lengths"),
+        ("past-future:rho=2", r"rho=2.0: must lie in \[0, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message), installed(rule):
+            pass
+    for field, message in (
+        ("scheduler_type", "is decided by"),
+        ("safety_margin", "is decided by"),
+        ("blocks", "no such field"),
+    ):
+        with pytest.raises(ValueError, match=message), scheduled(model, PeakWithCap(), NO_END, **{field: 1}):
+            pass
+    assert table == scheduler.SCHEDULER_MAPPING
+
+
+def test_the_engines_table_is_as_before_afterwards():
+    own = scheduler.SCHEDULER_MAPPING["fifo"]
+    with installed(PastFuture(), name="fifo") as ours, installed("fifo") as second:
+        assert scheduler.SCHEDULER_MAPPING["fifo"] == ours.make
+        assert ours.config == {"scheduler_type": "fifo", "allow_block_sharing": False, "safety_margin": 0.0}
+        assert "safety_margin" not in second.config and second.config["scheduler_type"] in scheduler.SCHEDULER_MAPPING
+        assert ours.live is None and ours.stats.steps == 0
+    assert scheduler.SCHEDULER_MAPPING["fifo"] is own and len(scheduler.SCHEDULER_MAPPING) == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"window": 0}, "window=0: must be at least 1"),
+        ({"longest": -1}, "longest=-1: must be at least 0"),
+        ({"interval": 0}, "interval=0: must be at least 1"),
+        ({"seed": -1}, "seed=-1: must be at least 0"),
+        ({"lengths": (3, 0)}, "lengths: must be at least 1"),
+    ],
+)
+def test_options_out_of_range_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
+
+
+def test_a_model_with_sliding_attention_is_refused():
+    config = MistralConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=32,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    with (
+        pytest.raises(ValueError, match="only known for full attention"),
+        scheduled(model, "peak-with-cap", generation_config=NO_END, **SMALL),
+    ):
+        pass
+
+
+@dataclass(frozen=True)
+class Broken(Scheduler):
+    """Breaks its promise: admits more than there are, or nobody."""
+
+    count: int = 0
+
+    def admit(self, waiting, running, capacity, history=None, rng=None, page=1):
+        return self.count
+
+
+@pytest.mark.parametrize("count", [0, 99])
+def test_a_scheduler_that_breaks_its_promise_stops_the_engine(model, work, count):
+    with (
+        pytest.raises(RuntimeError, match=f"admitted {count} of"),
+        scheduled(model, Broken(count), generation_config=NO_END, **SMALL) as engine,
+    ):
+        engine.generate(work[0][:3], 10)
+
+
+def test_it_decides_when_it_is_due(model, work, answers):
+    """With an interval of 10 steps: then, and when a request has ended, when nothing runs, when something waits."""
+    prompts, lengths = work
+    with stepped(model, "peak-with-cap", Options(interval=10)) as engine:
+        for prompt, length in zip(prompts, lengths):
+            engine.manager.add_request(prompt, max_new_tokens=length)
+        steps, since, ended, decided = 0, 0, True, 0
+        while engine.live.has_pending_requests() or not steps:
+            finished = engine.live.stats.finished
+            engine.step()
+            steps += 1
+            now = engine.live.stats
+            if now.decisions > decided:
+                assert ended or since >= 10
+                since, decided = 0, now.decisions
+            since += 1
+            ended = now.finished > finished
+        assert decided < steps / 3
+        got = {result.request_id: result.generated_tokens for result in engine.results()}
+        assert [got[f"req_{i}"] for i in range(REQUESTS)] == answers
+
+
+def test_no_more_requests_run_than_the_engine_can_batch(model, work, answers):
+    prompts, lengths = work
+    with stepped(model, Aggressive(watermark=1.0), max_requests_per_batch=3) as engine:
+        for prompt, length in zip(prompts[:8], lengths):
+            engine.manager.add_request(prompt, max_new_tokens=length)
+        most = 0
+        while engine.step():
+            most = max(most, engine.live.stats.running)
+        assert most == 3 and len(engine.results()) == 8
+
+
+def test_shared_blocks_change_no_answer(model, work, answers):
+    prompts, lengths = work
+    with scheduled(model, "past-future", generation_config=NO_END, allow_block_sharing=True, **SMALL) as engine:
+        assert engine.generate(prompts[:6] + prompts[:6], lengths[:6] * 2) == answers[:6] * 2
+        assert engine.stats.prefilled < 2 * sum(len(prompt) for prompt in prompts[:6])
+
+
+def test_the_log_has_a_line_per_step_that_a_model_of_step_times_can_be_fitted_to(model, work):
+    prompts, lengths = work
+    log = io.StringIO()
+    with scheduled(model, "aggressive:watermark=1.0", generation_config=NO_END, log=log, **SMALL) as engine:
+        engine.generate(prompts, lengths)
+    stats = engine.stats
+    rows = list(csv.DictReader(io.StringIO(log.getvalue())))
+    assert len(rows) == stats.steps
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    assert list(columns) == ["running", "occupied", "prefill_tokens", "seconds"]
+    assert columns["prefill_tokens"].sum() == stats.prefilled
+    # A request decodes once for each token but the first after a prefill.
+    assert columns["running"].sum() == stats.delivered - stats.admitted
+    assert (columns["occupied"] <= CAPACITY).all() and (columns["occupied"] >= columns["running"]).all()
+    assert fit(*columns.values()).steps == stats.steps
+
+
+def test_stats_are_read_from_another_thread_while_the_engine_works(model, work):
+    prompts, lengths = work
+    seen = []
+    with scheduled(model, "past-future", generation_config=NO_END, **SMALL) as engine:
+        done = threading.Event()
+
+        def watch():
+            while not done.is_set():
+                seen.append(engine.stats)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        engine.generate(prompts[:8], lengths[:8])
+        done.set()
+        watcher.join()
+    assert all(old.steps <= new.steps and old.finished <= new.finished for old, new in pairwise(seen))
+    assert max(stats.running for stats in seen) > 1
+    assert all(0 <= stats.occupied <= CAPACITY == stats.capacity for stats in seen)
+    assert max(stats.predicted_peak for stats in seen) > 0
+
+
+def test_the_same_seed_makes_the_same_decisions(model, work):
+    prompts, lengths = work
+    runs = []
+    for seed in (0, 0, 1):
+        options = Options(window=8, lengths=(20, 40, 90), seed=seed)
+        with stepped(
+            model, "past-future:rho=0.0", options, GenerationConfig(max_new_tokens=9, eos_token_id=127)
+        ) as engine:
+            for prompt in prompts[:14]:
+                engine.manager.add_request(prompt, max_new_tokens=80)
+            admitted = []
+            while engine.step():
+                admitted.append(engine.live.stats.admitted)
+            runs.append(admitted)
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_nothing_of_the_engine_that_is_relied_on_has_changed():
+    """If this fails, the lines name what is different in the installed transformers."""
+    assert interface.changes() == []
+
+
+def test_a_change_of_the_engine_is_named_and_refused(monkeypatch):
+    def schedule_batch(self, token_budget):
+        """One parameter less."""
+
+    monkeypatch.setattr(scheduler.FIFOScheduler, "schedule_batch", schedule_batch)
+    monkeypatch.delattr(scheduler.Scheduler, "_get_waiting_candidates")
+    fields = {k: v for k, v in requests.RequestState.__dataclass_fields__.items() if k != "_true_initial_tokens"}
+    monkeypatch.setattr(requests.RequestState, "__dataclass_fields__", fields)
+    found = "\n".join(interface.changes())
+    assert "FIFOScheduler.schedule_batch takes (self, token_budget), not (self, token_budget, cache_budget)" in found
+    assert "FIFOScheduler._get_waiting_candidates is gone" in found
+    assert "RequestState has no field _true_initial_tokens" in found
+    message = rf"has changed: .*\(and 2 more\); version {interface.TESTED} works"
+    with pytest.raises(RuntimeError, match=message), installed("past-future"):
+        pass
