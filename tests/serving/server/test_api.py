@@ -148,7 +148,7 @@ def test_bodies_that_are_no_json_or_too_large(asked):
         answer = httpx.post(f"{asked.url}/v1/completions", content=content, headers={"content-type": kind})
         return answer.status_code, answer.json()["error"]["code"]
 
-    for content in (b"", b"{", b"[" * 100_000, b"\xff\xfe"):
+    for content in (b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"prompt": "\\ud800"}'):
         assert post(content) == (400, "invalid_json")
     assert post(b"[]") == (400, "invalid_body")
     assert post(b'{"prompt": "a"}', "text/plain") == (415, "not_json")

@@ -3,17 +3,11 @@
 import inspect
 
 import pytest
-from transformers.cli.serving import chat_completion, completion, model_manager, utils
+from transformers.cli.serving import chat_completion, completion, utils
 from transformers.generation.continuous_batching import continuous_api
 
 SIGNATURES = {
-    utils.BaseHandler.__init__: "self model_manager generation_state chat_template_kwargs",
-    utils.BaseHandler._resolve_model: "self body",
-    utils.BaseHandler._build_generation_config: "self body model_generation_config use_cb",
-    utils.GenerationState.__init__: "self continuous_batching compile cb_config",
-    utils.GenerationState.get_manager: "self model_id use_cb",
     utils.CBGenerateManager.__init__: "self cb_config",
-    utils.CBGenerateManager.init_cb: "self model gen_config",
     utils.CBGenerateManager.is_alive: "self",
     utils.CBGenerateManager.generate_streaming: ("self model processor inputs gen_config request_id response_parser"),
     utils.CBGenerateManager.generate_non_streaming: "self model processor inputs gen_config request_id",
@@ -21,15 +15,19 @@ SIGNATURES = {
     utils.CBStreamer.put: "self output",
     utils.CBStreamer.end: "self",
     utils.CBStreamer.cancel: "self",
-    chat_completion.ChatCompletionHandler.handle_request: "self body request_id",
     chat_completion.ChatCompletionHandler._streaming: (
         "self request_id model processor model_id inputs gen_config gen_manager tools"
     ),
-    completion.CompletionHandler.handle_request: "self body request_id",
+    chat_completion.ChatCompletionHandler._non_streaming: (
+        "self request_id model processor model_id inputs gen_config gen_manager tools"
+    ),
+    completion.CompletionHandler._non_streaming: (
+        "self request_id model processor model_id inputs gen_config gen_manager suffix"
+    ),
+    utils.BaseHandler.get_processor_inputs_from_messages: "messages modality",
     completion.CompletionHandler._streaming: (
         "self request_id model processor model_id inputs gen_config gen_manager suffix"
     ),
-    model_manager.ModelManager.get_model_modality: "model processor",
     continuous_api.ContinuousBatchingManager.add_request: (
         "self input_ids request_id max_new_tokens streaming record_timestamps eos_token_id logit_processor_kwargs"
     ),

@@ -12,7 +12,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,7 @@ class Generations(CBGenerateManager):
         self._positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._tickets: dict[str, _Ticket] = {}
+        self._arriving = 0
         self._closed = False
 
     def __len__(self) -> int:
@@ -111,8 +113,17 @@ class Generations(CBGenerateManager):
         """Whether the server is stopping, and takes no more requests."""
         return self._closed
 
-    def init_cb(self, model: Any, gen_config: GenerationConfig) -> None:
-        """Does nothing: the engine runs already."""
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """A place in the queue, while a request's prompt is cut into tokens. Raises ApiError 429 if there is none."""
+        waiting = self._arriving + sum(not ticket.generated for ticket in self._tickets.values())
+        if waiting >= self._limits.max_queue:
+            raise ApiError(429, "queue_full", f"{waiting} requests are waiting already; try again later", retry_s=1)
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
 
     def generate_streaming(  # type: ignore[override]
         self,
@@ -194,9 +205,6 @@ class Generations(CBGenerateManager):
         cap = self._limits.cap(wanted.max_new_tokens, len(tokens), self._capacity, self._positions)
         if max(tokens) >= self._vocabulary:
             raise ApiError(400, "unknown_token", "the prompt has a token that the model does not know", param="prompt")
-        waiting = sum(not ticket.generated for ticket in self._tickets.values())
-        if waiting >= self._limits.max_queue:
-            raise ApiError(429, "queue_full", f"{waiting} requests are waiting already; try again later", retry_s=1)
         wanted.max_new_tokens = cap
 
         loop = asyncio.get_running_loop()

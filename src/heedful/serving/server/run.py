@@ -22,8 +22,9 @@ from heedful.serving import schedulers
 from heedful.serving._transformers_scheduler import EngineScheduler
 from heedful.serving.admission import Options
 from heedful.serving.server import history_file
-from heedful.serving.server.app import Served, application
+from heedful.serving.server.app import application
 from heedful.serving.server.generations import Generations, shared_settings
+from heedful.serving.server.handlers import Served
 from heedful.serving.server.limits import ApiError, Limits
 from heedful.serving.server.loading import device_of, load
 from heedful.serving.server.metrics import Metrics, Reading
