@@ -64,7 +64,7 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keys, one per line; each request must bring one of them.")
     ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Refuse requests that sample; a little faster.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token always; refuse to sample.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling and of the scheduler's draws.")] = 0,
     log_level: Annotated[str, typer.Option(help=f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}.")] = "warning",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing at the start.")] = False,

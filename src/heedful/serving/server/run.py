@@ -53,7 +53,7 @@ class Settings:
         max_batch_tokens: tokens in one step; None as above, 512 on a CPU.
         max_requests: requests that run together; None as above, 64 on a CPU.
         window: output lengths that are remembered, at least 1.
-        greedy: whether the likeliest token is all that the server can answer with, which is faster.
+        greedy: whether the engine always takes the likeliest token, and requests that sample are refused.
         seed: of sampling and of the scheduler's draws.
         limits: what is taken on.
         history: where output lengths are kept; None for nowhere.
