@@ -14,6 +14,7 @@ import typer
 
 from heedful.lab import console
 from heedful.lab.errors import LabError, WorkError
+from heedful.lab.files import check_writable
 
 if TYPE_CHECKING:
     from heedful.serving.server.run import Server
@@ -64,7 +65,9 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keys, one per line; each request must bring one of them.")
     ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token always; refuse to sample.")] = False,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Take the likeliest token always; refuse to sample.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling and of the scheduler's draws.")] = 0,
     log_level: Annotated[str, typer.Option(help=f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}.")] = "warning",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing at the start.")] = False,
@@ -79,8 +82,8 @@ def serve(
     if log_level not in LOG_LEVELS:
         raise LabError(f"--log-level {log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
     keys = _keys(api_key_file)
-    if history is not None and not history.parent.is_dir():
-        raise LabError(f"--history {history}: there is no folder {history.parent}")
+    if history is not None:
+        check_writable(history.parent)
     _set_up_logs(log_level)
     from heedful.serving.server.limits import Limits
     from heedful.serving.server.run import Settings, run, started

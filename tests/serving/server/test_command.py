@@ -125,7 +125,7 @@ def test_bad_options_are_refused_before_anything_is_loaded(refused, tmp_path):
         (("--default-max-tokens", 5000), "must be at most max_output=2048"),
         (("--drain-timeout", -1), "drain_timeout=-1.0: must be at least 0"),
         (("--log-level", "loud"), "--log-level 'loud'"),
-        (("--history", tmp_path / "no" / "history.json"), "there is no folder"),
+        (("--history", empty / "history.json"), "cannot write to"),
         (("--api-key-file", empty), "has no key"),
         (("--model", "./nowhere", "--port", 0), "no such folder"),
         (("--device", "cuda:9", "--port", 0), "CUDA"),
