@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -426,6 +428,28 @@ def test_stats_are_read_from_another_thread_while_the_engine_works(model, work):
     assert max(stats.predicted_peak for stats in seen) > 0
 
 
+def test_the_engines_margin_is_not_laid_over_a_scheduler_of_ours(model):
+    """As when its own name is taken over by ours, and it is started with its default settings."""
+    for rule, margin in (("peak-with-cap", 0.0), ("fifo", 0.15)):
+        with stepped(model, rule, safety_margin=None) as engine:
+            assert engine.live.safety_margin == margin
+
+
+def test_another_transformers_is_one_clear_line():
+    program = """if True:
+        import sys
+
+        sys.modules["transformers.generation.continuous_batching.cache_allocators"] = None
+        try:
+            import heedful.serving.transformers_engine
+        except ImportError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("continuous batching needs another transformers, version 5.23 works: ")
+    assert done.stdout.count("\n") == 1
+
+
 def test_the_same_seed_makes_the_same_decisions(model, work):
     prompts, lengths = work
     runs = []
@@ -441,6 +465,19 @@ def test_the_same_seed_makes_the_same_decisions(model, work):
                 admitted.append(engine.live.stats.admitted)
             runs.append(admitted)
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_run_is_reproducible_though_the_engine_has_a_thread_of_its_own(model, work):
+    prompts, lengths = work
+    stats = []
+    for queue in (0, 0, 100):
+        with scheduled(
+            model, "aggressive:watermark=1.0", generation_config=NO_END, max_queue_size=queue, **SMALL
+        ) as engine:
+            engine.generate(prompts[:12], lengths[:12])
+            stats.append(engine.stats)
+    assert stats[0] == stats[1] and stats[0].evictions > 0
+    assert stats[2].finished == 12
 
 
 def test_nothing_of_the_engine_that_is_relied_on_has_changed():

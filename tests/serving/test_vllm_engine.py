@@ -32,6 +32,7 @@ RULES = {
 class Status(enum.IntEnum):
     WAITING = enum.auto()
     WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR = enum.auto()
+    WAITING_FOR_STREAMING_REQ = enum.auto()
     RUNNING = enum.auto()
     PREEMPTED = enum.auto()
     FINISHED_STOPPED = enum.auto()
@@ -42,7 +43,7 @@ class Status(enum.IntEnum):
 class Request:
     def __init__(self, request_id, prompt, output, cap, ignore_eos=False):
         self.request_id, self.num_prompt_tokens, self.max_tokens = request_id, prompt, cap
-        self.output = output
+        self.output, self.ready = output, False
         self.num_output_tokens = self.num_output_placeholders = self.num_computed_tokens = self.num_preemptions = 0
         self.status = Status.WAITING
         self.sampling_params = Bag(ignore_eos=ignore_eos, stop=[], stop_token_ids=[])
@@ -107,7 +108,9 @@ class Scheduler:
             if len(self.running) + self.num_waiting_for_streaming_input >= self.max_num_active_reqs:
                 break
             request = self.waiting[0]
-            if request.status == Status.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+            if request.status == Status.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR and request.ready:
+                request.status = Status.WAITING
+            if request.status.name.startswith("WAITING_FOR"):
                 skipped.append(self.waiting.popleft())
                 continue
             if not self.kv_cache_manager.allocate(request, request.num_tokens):
@@ -246,13 +249,21 @@ def test_total_lengths_of_true_completions_are_recorded_once(vllm):
     assert sorted(engine.admission.history.values) == sorted([1, *(request.output for request in work)])
 
 
-def test_a_request_that_waits_for_its_grammar_is_passed_over(vllm):
+def test_requests_that_wait_for_something_else_are_passed_over_until_they_are_ready(vllm):
     engine = make({"scheduler": "peak-with-cap"})
-    blocked, first, second = Request("b", 20, 5, 10), Request(1, 20, 5, 10), Request(2, 20, 5, 10)
-    blocked.status = Status.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
-    engine.waiting.extend([blocked, first, second])
+    grammar, client, first, second = (Request(name, 20, 5, 10) for name in "gcfs")
+    grammar.status = Status.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+    client.status = Status.WAITING_FOR_STREAMING_REQ
+    engine.waiting.extend([grammar, client, first, second])
+    engine.update(engine.schedule())
+    assert engine.running == [first, second] and list(engine.waiting) == [grammar, client]
+    while engine.running:
+        engine.update(engine.schedule())
+    engine.update(engine.schedule())
+    assert engine.running == []
+    grammar.ready = True
     engine.schedule()
-    assert engine.running == [first, second] and list(engine.waiting) == [blocked]
+    assert engine.running == [grammar] and list(engine.waiting) == [client]
 
 
 def test_it_decides_only_when_it_is_due(vllm):

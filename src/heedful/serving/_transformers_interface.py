@@ -34,6 +34,7 @@ _SIGNATURES = {
         "logit_processor_kwargs",
     ),
     "continuous_api:ContinuousBatchingManager.get_result": ("self", "request_id", "timeout"),
+    "continuous_api:ContinuousBatchingManager.pause": ("self",),
     "continuous_api:ContinuousMixin.continuous_batching_context_manager": (
         "self", "generation_config", "block", "timeout", "continuous_batching_config", "persistent_manager", "warmup",
         "workload_hints",
@@ -54,6 +55,7 @@ _ATTRIBUTES = {
     ),
     "cache:PagedAttentionCache.__init__": ("num_blocks", "cache_allocators"),
     "continuous_api:ContinuousBatchProcessor.__init__": ("scheduler",),
+    "continuous_api:ContinuousBatchingManager.__init__": ("input_queue", "background_thread_status"),
     "continuous_api:ContinuousBatchProcessor._update_tp_group_state": ("add_waiting_request", "_handle_request_error"),
     "continuous_api:ContinuousBatchingManager._create_batch_processor": ("SCHEDULER_MAPPING", "scheduler_type"),
 }  # fmt: skip
@@ -96,7 +98,10 @@ def changes() -> list[str]:
 def _find(name: str) -> Any:
     """The object that ``module:qualified.name`` names, or None."""
     module, _, path = name.partition(":")
-    found: Any = importlib.import_module(_HOME + module)
+    try:
+        found: Any = importlib.import_module(_HOME + module)
+    except ModuleNotFoundError:
+        return None
     for part in path.split("."):
         found = getattr(found, part, None)
     return found

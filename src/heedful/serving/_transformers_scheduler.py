@@ -11,17 +11,24 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from transformers.generation.continuous_batching.cache_allocators import SLIDING_ATTENTION
-from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
-from transformers.generation.continuous_batching.scheduler import FIFOScheduler
-
+from heedful.serving._transformers_interface import TESTED
 from heedful.serving.admission import Admission, Options, batch, joined
 from heedful.serving.base import Batch, Scheduler
 from heedful.serving.history import History
 from heedful.serving.peak import pages
 
+try:
+    from transformers import ContinuousBatchingConfig
+    from transformers.generation.continuous_batching.cache_allocators import SLIDING_ATTENTION
+    from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
+    from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
+except ImportError as error:
+    raise ImportError(f"continuous batching needs another transformers, version {TESTED} works: {error}") from error
+
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching import PagedAttentionCache
+
+__all__ = ["LOG_HEADER", "SCHEDULER_MAPPING", "ContinuousBatchingConfig", "EngineScheduler", "Stats"]
 
 LOG_HEADER = "running,occupied,prefill_tokens,seconds"
 

@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
-
-from transformers import ContinuousBatchingConfig
-from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING
 
 from heedful.serving import schedulers
 from heedful.serving._transformers_interface import TESTED, changes
-from heedful.serving._transformers_scheduler import EngineScheduler, Stats
+from heedful.serving._transformers_scheduler import (
+    SCHEDULER_MAPPING,
+    ContinuousBatchingConfig,
+    EngineScheduler,
+    Stats,
+)
 from heedful.serving.admission import Options
 from heedful.serving.base import Scheduler
 
@@ -59,8 +61,9 @@ class Installed:
     def make(
         self, cache: PagedAttentionCache, safety_margin: float | None, max_requests_per_batch: int
     ) -> EngineScheduler:
-        """What the engine calls."""
-        self.live = EngineScheduler(cache, safety_margin, max_requests_per_batch, *self._given)
+        """What the engine calls; its margin is for its own rule alone."""
+        margin = safety_margin if self._given[0] is None else 0.0
+        self.live = EngineScheduler(cache, margin, max_requests_per_batch, *self._given)
         return self.live
 
     @property
@@ -136,7 +139,7 @@ class Engine:
         max_new_tokens: int | Sequence[int],
         eos_token_id: int | list[int] | None = None,
     ) -> list[list[int]]:
-        """Answers to all prompts, which arrive in that order.
+        """Answers to all prompts, which arrive together and in that order.
 
         Args:
             prompts: token ids.
@@ -158,11 +161,14 @@ class Engine:
             except ValueError as error:
                 raise ValueError(f"prompts[{place}]: {error}") from None
         names: list[str] = []
-        for prompt, cap in zip(prompts, caps):
-            name = self.manager.add_request(list(prompt), max_new_tokens=cap, eos_token_id=eos_token_id)
-            if name is None:
-                raise self._stopped()
-            names.append(name)
+        # While it pauses, the engine sees none of them, and then all: decisions do not depend on how fast they come. A
+        # queue of limited length has to be emptied meanwhile.
+        with self.manager.pause() if self.manager.input_queue.maxsize == 0 else nullcontext():
+            for prompt, cap in zip(prompts, caps):
+                name = self.manager.add_request(list(prompt), max_new_tokens=cap, eos_token_id=eos_token_id)
+                if name is None:
+                    raise self._stopped()
+                names.append(name)
         answers: dict[str, list[int]] = {}
         while len(answers) < len(names):
             answer = self.manager.get_result(timeout=0.5)

@@ -105,15 +105,17 @@ class _Admitting:
     def _admitted(self, places: int) -> int:
         """How many waiting requests may join, with so many places free."""
         engine: Any = self
-        # Requests that wait for something else, such as a grammar, are passed over by vLLM until they are ready.
-        ready = (
+        # Requests that wait for their grammar or their KV count as the others do: vLLM passes over them if they are not
+        # ready, and looks whether they are only while it may admit somebody. Those that wait for more input from the
+        # client come back to the queue by themselves.
+        queue = (
             request
             for request in itertools.chain(engine.kv_holding_waiting, engine.waiting)
-            if request.status.name in ("WAITING", "PREEMPTED")
+            if request.status.name != "WAITING_FOR_STREAMING_REQ"
         )
         tokens = engine.max_num_scheduled_tokens - len(engine.running)
         reach = []
-        for request in itertools.islice(ready, max(places, 0)):
+        for request in itertools.islice(queue, max(places, 0)):
             if tokens <= 0:
                 break
             tokens -= request.num_tokens
