@@ -70,6 +70,19 @@ def test_shipped_model_from_start_to_stop(start, tmp_path):
     assert history_file.read(history)[-3:] == (20, 20, 32)
 
 
+def test_second_signal_does_not_wait(start):
+    process, _, url = start("--drain-timeout", 50, "--greedy")
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    chunks = iter(client.completions.create(model="byte-1", prompt="def f(", max_tokens=2000, stream=True))
+    next(chunks)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(openai.APIError, match="before the answer was complete"):
+        list(chunks)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+
+
 def test_history_goes_on_where_it_ended(serve, tmp_path):
     history = tmp_path / "history.json"
     for expected in ((4, 3), (4, 3, 2)):

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import math
-import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -228,7 +229,7 @@ def listen(host: str, port: int) -> socket.socket:
 def run(server: Server, sock: socket.socket, ready: Callable[[], None], log_level: str) -> None:
     """Serves on a socket until the process is told to stop (SIGINT, SIGTERM), then until what runs has ended.
 
-    A second SIGINT ends at once.
+    A second signal ends what runs with an error; a third does not wait for clients to read it.
 
     Args:
         server: what to serve.
@@ -236,13 +237,7 @@ def run(server: Server, sock: socket.socket, ready: Callable[[], None], log_leve
         ready: called when requests are answered.
         log_level: of uvicorn's log.
     """
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # uvicorn raises the signal that stopped it once more, for whoever was there before; here that means done.
-        _Uvicorn(server, ready, log_level).run(sockets=[sock])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    _Uvicorn(server, ready, log_level).run(sockets=[sock])
 
 
 @contextlib.contextmanager
@@ -293,6 +288,7 @@ class _Uvicorn(uvicorn.Server):
             )
         )
         self._server, self._ready = server, ready
+        self._hurried = False
 
     async def main_loop(self) -> None:
         self._ready()
@@ -302,13 +298,25 @@ class _Uvicorn(uvicorn.Server):
         finally:
             saving.cancel()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # In uvicorn's own version the signal is raised once more in the end, and the process dies of it.
+        if self.should_exit:
+            self.force_exit = self._hurried
+            self._hurried = True
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        generations, limits = self._server.generations, self._server.settings.limits
-        generations.close()
-        error = ApiError(503, "stopping", "the server has stopped before the answer was complete", retry_s=5)
-        late = asyncio.get_running_loop().call_later(limits.drain_timeout, generations.fail_all, error)
+        self._server.generations.close()
+        late = asyncio.create_task(self._fail_what_is_late())
         await super().shutdown(sockets)
         late.cancel()
+
+    async def _fail_what_is_late(self) -> None:
+        end = time.monotonic() + self._server.settings.limits.drain_timeout
+        while time.monotonic() < end and not self._hurried:
+            await asyncio.sleep(0.05)
+        error = ApiError(503, "stopping", "the server has stopped before the answer was complete", retry_s=5)
+        self._server.generations.fail_all(error)
 
     async def _save_now_and_then(self) -> None:
         while True:
