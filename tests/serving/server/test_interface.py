@@ -1,8 +1,9 @@
-"""What the server overrides, calls or reads of transformers' serving stack, which is not public, is as it was."""
+"""What the server overrides, calls or reads of transformers' serving stack and of uvicorn is as it was."""
 
 import inspect
 
 import pytest
+import uvicorn
 from transformers.cli.serving import chat_completion, completion, utils
 from transformers.generation.continuous_batching import continuous_api
 
@@ -35,6 +36,9 @@ SIGNATURES = {
     continuous_api.ContinuousBatchingManager.register_result_handler: "self request_id callback",
     continuous_api.ContinuousBatchingManager.stop: "self block timeout keep_for_next_session hard_stop",
     continuous_api.ContinuousBatchingManager.warmup: "self",
+    uvicorn.Server.handle_exit: "self sig frame",
+    uvicorn.Server.main_loop: "self",
+    uvicorn.Server.shutdown: "self sockets",
 }
 
 

@@ -21,6 +21,7 @@ from transformers import GenerationConfig
 from transformers.cli.serving.utils import CBGenerateManager, CBStreamer, _StreamError
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 from transformers.generation.continuous_batching.requests import GenerationOutput
+from transformers.generation.continuous_batching.utils import drain_queue
 
 from heedful.serving.server.limits import ApiError, Limits
 from heedful.serving.server.metrics import Metrics
@@ -95,8 +96,7 @@ class Generations(CBGenerateManager):
         greedy: bool,
     ) -> None:
         super().__init__()
-        self._cb = engine
-        self._engine = engine
+        self._cb = self._engine = engine
         self._capacity, self._limits, self._metrics, self._greedy = capacity, limits, metrics, greedy
         self._positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self._vocabulary = model.get_input_embeddings().num_embeddings
@@ -265,6 +265,8 @@ class Generations(CBGenerateManager):
         router = self._engine.output_router
         with router._lock:
             router.result_handlers.pop(request_id, None)
+        # What the engine had still to say about requests that were taken back lies here, and nobody else reads it.
+        drain_queue(router.output_queue)
         self._metrics.ended.labels(how=how).inc()
         return ticket
 
