@@ -108,6 +108,12 @@ def plain_answers(folder):
 
 
 @pytest.fixture(scope="session")
+def endless(plain_answers):
+    """A prompt whose answer has no end within 450 tokens."""
+    return next(prompt for prompt in "abcdefgh" if plain_answers(prompt, [450])[450][1] == 450)
+
+
+@pytest.fixture(scope="session")
 def until():
     """``until(condition)``: waits for it."""
 

@@ -1,6 +1,7 @@
 """A hundred clients at once."""
 
 import asyncio
+from collections import Counter
 
 import openai
 import pytest
@@ -19,15 +20,17 @@ def test_load(serve, plain_answers):
             answers = asyncio.run(_crowd(asked.url, prompts, caps))
             after = asked.idle()
             history = asked.server.scheduler.history
-        assert after['heedful_generations_total{how="finished"}'] == 70
-        assert after['heedful_generations_total{how="failed"}'] == 0
-        assert (
-            sum(after.get(f'heedful_requests_total{{path="/v1/completions",status="{s}"}}', 0) for s in ("400", "404"))
-            == 15
-        )
+        ended = {how: after[f'heedful_generations_total{{how="{how}"}}'] for how in ("finished", "cancelled", "failed")}
+        assert ended["finished"] >= 70 and ended["failed"] == 0
+        # Seven of those that leave have seen a token; the others may be gone before the server has heard of them.
+        assert 77 <= ended["finished"] + ended["cancelled"] <= 85
+        refused = [f'heedful_requests_total{{path="/v1/completions",status="{status}"}}' for status in (400, 404)]
+        assert [after[name] for name in refused] == [12, 3]
         assert answers == expected, scheduler
         if history is not None:
-            assert sorted(history.values[-70:]) == sorted(length for _, length in expected)
+            recorded = Counter(history.values[500:])
+            assert recorded.total() == ended["finished"]
+            assert recorded >= Counter(length for _, length in expected)
         if scheduler.startswith("aggressive"):
             assert after["heedful_evictions_total"] > 0
 
@@ -53,8 +56,9 @@ async def _crowd(url, prompts, caps):
             await anext(aiter(stream))
             await stream.close()
         else:
-            with pytest.raises(openai.APITimeoutError):
-                await client.with_options(timeout=0.2).completions.create(**options)
+            asking = asyncio.create_task(client.completions.create(**options))
+            await asyncio.sleep(0.5)
+            asking.cancel()
 
     async def malformed(i):
         wrong = [{"max_tokens": -1}, {"prompt": 3}, {"what": 1}, {"max_tokens": 10_000}, {"model": "other"}][i % 5]
