@@ -43,6 +43,14 @@ class _Rooms(TyperGroup):
             raise LabError(f"room {cmd_name!r} has no commands of its own; see 'heedful compare {cmd_name} --help'")
         return _named(typer.main.get_command(room), cmd_name)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        super().format_commands(ctx, formatter)
+        rooms = discover.comparable_rooms()
+        more = [(name, f"see 'heedful {name} --help'") for name in discover.command_names() if name not in rooms]
+        if more:
+            with formatter.section("Also installed"):
+                formatter.write_dl(more)
+
 
 class _Comparisons(TyperGroup):
     """For each room whose commands define ``compare`` a command of the room's name, loaded when named."""
@@ -57,7 +65,7 @@ class _Comparisons(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Rooms"):
-            formatter.write_dl([(name, f"see 'heedful compare {name} --help'") for name in discover.command_names()])
+            formatter.write_dl([(name, f"see 'heedful compare {name} --help'") for name in discover.comparable_rooms()])
 
 
 def _commands(room: str) -> ModuleType:

@@ -186,6 +186,12 @@ def command_names() -> tuple[str, ...]:
     return tuple(entry.name for entry in _entries(COMMANDS))
 
 
+def comparable_rooms() -> tuple[str, ...]:
+    """Those of :func:`command_names` that are rooms: a command by itself, as ``serve``, has no experiments."""
+    rooms = {entry.name for entry in _entries(EXPERIMENTS)}
+    return tuple(name for name in command_names() if name in rooms)
+
+
 def load_commands(name: str) -> ModuleType:
     """The commands module of a room. Raises LabError if there is none or it cannot be imported."""
     for entry in _entries(COMMANDS):
