@@ -82,8 +82,8 @@ def verdicts(experiment: Experiment, meta: dict[str, Any]) -> str:
     fixed = sorted({claim.fixed for claim in experiment.claims if claim.fixed})
     foot = (
         f"\n`heedful run {experiment.slug}` at scale small: {minutes:.0f} minutes on {where}, "
-        f"{meta['workers']} workers, {text.moment(meta['finished'])}; run {meta['run_id']}. "
-        f"Not varied: {'; '.join(fixed)}.\n"
+        f"{meta['workers']} workers, {text.moment(meta['finished'])}; run {meta['run_id']}."
+        f"{' Not varied: ' + '; '.join(fixed) + '.' if fixed else ''}\n"
     )
     return "\n".join([*head, *_verdict_rows(experiment, meta)]) + "\n" + foot
 
