@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from heedful.bandits import EXP3, UCB1, EpsilonGreedy, LinTS, LinUCB, Reward, Rewards, RoundRobin, Uniform, make, names
-from heedful.bandits.posteriors import Posterior, chance_of_largest
+from heedful.bandits.posteriors import chance_of_largest
 from heedful.bandits.ridge import add_rows, no_rows
 from heedful.bandits.streams import beta, gamma, normal, streams, uniform, word
 
@@ -162,8 +162,8 @@ def test_stated_probabilities_are_the_frequencies(method: Any) -> None:
     batch = learner.decide_batch(n, feasible=mask)
     counts = np.bincount(batch.actions, minlength=4)
     if callable(batch.chances):  # an integral per row: one row of each action is enough
-        few = Posterior(batch.chances.args[0].family, batch.chances.args[0].parameters[:, :3])
-        stated = dict(zip((0, 2, 3), chance_of_largest(few, mask[None], np.array([0, 2, 3]))))
+        family, draws = batch.chances.args[:2]
+        stated = dict(zip((0, 2, 3), chance_of_largest(family, draws[:, :3], mask[None], [0, 2, 3])))
     else:
         stated = dict(zip(batch.actions.tolist(), batch.probabilities.tolist()))
     assert set(stated) == {0, 2, 3} and sum(stated.values()) == pytest.approx(1, abs=1e-9)
@@ -177,18 +177,18 @@ def test_chances_of_being_the_largest_sum_to_one(data: Any, k: int, family: Any)
     low, high = (-3.0, 3.0) if family == "normal" else (1.0, 3000.0)
     first = data.draw(st.lists(st.floats(low, high), min_size=k, max_size=k))
     second = data.draw(st.lists(st.floats(0.001 if family == "normal" else 1.0, high), min_size=k, max_size=k))
-    posterior = Posterior(family, np.tile(np.array([first, second])[:, None], (1, k, 1)))
-    chances = chance_of_largest(posterior, np.ones((1, k), dtype=bool), np.arange(k))
+    draws = np.tile(np.array([first, second])[:, None], (1, k, 1))
+    chances = chance_of_largest(family, draws, np.ones((1, k), dtype=bool), np.arange(k))
     assert ((chances >= 0) & (chances <= 1)).all()
     assert chances.sum() == pytest.approx(1.0, abs=1e-8)
 
 
 def test_the_larger_of_two_normals_and_of_two_betas_by_their_closed_forms() -> None:
-    two = Posterior("normal", np.array([[[0.3, 0.1]], [[0.2, 0.5]]]))
+    both, two = np.ones((1, 2), dtype=bool), np.array([[[0.3, 0.1]], [[0.2, 0.5]]])
     known = stats.norm.cdf(0.2 / math.hypot(0.2, 0.5))
-    assert chance_of_largest(two, np.ones((1, 2), dtype=bool), np.array([0]))[0] == pytest.approx(known, abs=1e-10)
-    beta_pair = Posterior("beta", np.array([[[1.0, 3.0]], [[1.0, 1.0]]]))  # P(U > V) with V the largest of three: 1/4
-    assert chance_of_largest(beta_pair, np.ones((1, 2), dtype=bool), np.array([0]))[0] == pytest.approx(0.25, abs=1e-10)
+    assert chance_of_largest("normal", two, both, 0)[0] == pytest.approx(known, abs=1e-10)
+    two = np.array([[[1.0, 3.0]], [[1.0, 1.0]]])  # a uniform number against the largest of three: 1/4
+    assert chance_of_largest("beta", two, both, 0)[0] == pytest.approx(0.25, abs=1e-10)
 
 
 @settings(max_examples=20)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.base import Kept, Learner, Method, whole
-from heedful.bandits.posteriors import Posterior, chance_of_largest
+from heedful.bandits.posteriors import Family, chance_of_largest
 from heedful.bandits.streams import streams
 
 Floats = NDArray[np.float64]
@@ -114,6 +114,8 @@ class ArmMethod(Method):
     kind: ClassVar[str] = "arms"
     linear: ClassVar[bool] = False
     """Whether it reads a context."""
+    family: ClassVar[Family] = "normal"
+    """What the draws are, of methods whose action is the largest of independent draws."""
     unit_rewards: ClassVar[bool] = False
     """Whether rewards must lie in [0, 1]."""
 
@@ -135,7 +137,7 @@ class ArmMethod(Method):
     def choose(
         self, state: Any, contexts: Floats, feasible: NDArray[np.bool_], step: int,
         actions: NDArray[np.int64], chances: Floats,
-    ) -> tuple[int, Posterior | None]:  # fmt: skip
+    ) -> tuple[int, Floats | None]:  # fmt: skip
         """Decides for n rows, row i in lane ``i * step``: ``step`` is 1 for lanes, 0 for a batch.
 
         Args:
@@ -144,11 +146,12 @@ class ArmMethod(Method):
             feasible: bool ``[1 or n, K]``.
             step: 0 or 1.
             actions: int64 ``[n]``, filled in.
-            chances: float64 ``[n]``, filled in, unless a posterior is returned.
+            chances: float64 ``[n]``, all 1, filled in unless the rule is deterministic or draws are returned.
 
         Returns:
-            what :func:`refused` says, in which case nothing has changed; and, if actions are the largest of independent
-            draws, what they were drawn from.
+            0, or a row that is refused (see :mod:`~heedful.bandits.kernels`), and then nothing has changed; and, if
+            each action is the largest of independent draws, what they were drawn from, float64 ``[2, n, K]`` as in
+            :func:`~heedful.bandits.posteriors.chance_of_largest`.
         """
         raise NotImplementedError
 
@@ -224,6 +227,14 @@ class _Arms(Learner[Any]):
             raise ValueError(f"feasible: must be a mask of shape [{k}], is {mask.dtype} {list(mask.shape)}")
         return np.ascontiguousarray(mask.reshape(-1, k))
 
+    def _late(
+        self, draws: Floats | None, mask: NDArray[np.bool_], actions: NDArray[np.int64], chances: Floats
+    ) -> tuple[Any, bool]:
+        """The probabilities of many actions, or a function that works them out, and whether they are of use."""
+        if draws is None:
+            return chances, self._supported and not np.isnan(chances).any()
+        return partial(chance_of_largest, self.method.family, draws, mask.copy(), actions), True
+
     def _refuse(self, code: int) -> NoReturn:
         where = f" in row {abs(code) - 1}" if abs(code) > 1 else ""
         if code > 0:
@@ -261,15 +272,15 @@ class ArmLearner(_Arms):
         """
         contexts = self._contexts(context, None) if self._linear else self._no_contexts
         mask = self._all if feasible is None and not self._per_action else self._feasible(feasible, contexts, 1)
-        code, posterior = self.method.choose(self.state, contexts, mask, 0, self._action, self._chance)
+        code, draws = self.method.choose(self.state, contexts, mask, 0, self._action, self._chance)
         if code:
             self._refuse(code)
         action, chance = int(self._action[0]), float(self._chance[0])
         token = self.ledger.issue((contexts, action, chance) if self._linear else (action, chance))
-        if posterior is None:
+        if draws is None:
             return Choice(token, action, chance, self._supported and chance == chance)
         mask = mask.copy() if feasible is not None else mask
-        return Choice(token, action, partial(chance_of_largest, posterior, mask, self._action.copy()), True)
+        return Choice(token, action, partial(chance_of_largest, self.method.family, draws, mask, action), True)
 
     def decide_batch(self, rows: int, contexts: ArrayLike | None = None, feasible: ArrayLike | None = None) -> Batch:
         """Chooses an action for every row: what ``decide`` would choose, one row after the other, untold of any reward.
@@ -285,16 +296,15 @@ class ArmLearner(_Arms):
         given = self._contexts(contexts, rows) if self._linear else np.zeros((rows, 0, 0))
         mask = self._feasible(feasible, given, rows)
         actions, chances = np.empty(rows, dtype=np.int64), np.ones(rows)
-        code, posterior = self.method.choose(self.state, given, mask, 0, actions, chances)
+        code, draws = self.method.choose(self.state, given, mask, 0, actions, chances)
         if code:
             self._refuse(code)
         columns: list[Any] = [actions.tolist(), chances.tolist()]
         if self._linear:
             columns.insert(0, given[:, None])
         tokens = self.ledger.issue_all(list(zip(*columns)))
-        late: Any = chances if posterior is None else partial(chance_of_largest, posterior, mask.copy(), actions)
-        known = posterior is not None or not np.isnan(chances).any()
-        return Batch(tokens, actions, late, self._supported and known)
+        late, supported = self._late(draws, mask, actions, chances)
+        return Batch(tokens, actions, late, supported)
 
     def check_feedback(self, kept: Kept, feedback: Reward) -> None:
         try:
@@ -333,13 +343,12 @@ class ArmLanes(_Arms):
         contexts = self._contexts(context, self.lanes) if self._linear else self._no_contexts
         mask = self._feasible(feasible, contexts, self.lanes)
         actions, chances = np.empty(self.lanes, dtype=np.int64), np.ones(self.lanes)
-        code, posterior = self.method.choose(self.state, contexts, mask, 1, actions, chances)
+        code, draws = self.method.choose(self.state, contexts, mask, 1, actions, chances)
         if code:
             self._refuse(code)
         token = self.ledger.issue((contexts, actions, chances) if self._linear else (actions, chances))
-        late: Any = chances if posterior is None else partial(chance_of_largest, posterior, mask.copy(), actions)
-        known = posterior is not None or not np.isnan(chances).any()
-        return Choices(token, actions, late, self._supported and known)
+        late, supported = self._late(draws, mask, actions, chances)
+        return Choices(token, actions, late, supported)
 
     def check_feedback(self, kept: Kept, feedback: Rewards) -> None:
         rewards = np.asarray(getattr(feedback, "rewards", None))

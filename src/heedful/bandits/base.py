@@ -1,8 +1,8 @@
 """The room's one protocol: a learner decides, and is told later, or never, how it went.
 
 A :class:`Method` is an immutable description with parameters. Starting it makes a :class:`Learner`, which holds all
-that changes. ``decide`` gives a decision, with a token and the exact probability with which it was drawn; ``update`` takes
-feedback by token, one or a sequence, in any order. What has been decided and not been told about is *pending*.
+that changes. ``decide`` gives a decision, with a token and the exact probability with which it was drawn; ``update``
+takes feedback by token, one or a sequence, in any order. What has been decided and not been told about is *pending*.
 
 What a decision is and what feedback is differs between learners: each kind of learner has frozen dataclasses of its own
 (:class:`~heedful.bandits.arms.Choice` and :class:`~heedful.bandits.arms.Reward` for one action and one number), of
@@ -36,6 +36,11 @@ class Decision(Protocol):
     @property
     def token(self) -> int:
         """By which feedback refers to it; 0, 1, 2, ... in the order of deciding."""
+
+    @property
+    def probability(self) -> Any:
+        """The exact probability with which it was drawn, in (0, 1], 1 for deterministic rules; an array of them where
+        several things were decided independently; NaN, and then not supported, where a random rule cannot say."""
 
     @property
     def supported(self) -> bool:
@@ -322,7 +327,7 @@ class Learner(Generic[F]):
             raise ValueError(f"{path}: was saved by {about}, this is {self._about()}")
         try:
             self.set_state_arrays({n.removeprefix("state."): a for n, a in parts.items() if n.startswith("state.")})
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
         self.ledger.set_arrays({n.removeprefix("ledger."): a for n, a in parts.items() if n.startswith("ledger.")})
 

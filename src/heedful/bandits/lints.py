@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
 from heedful.bandits.kernels import not_finite, refused
-from heedful.bandits.posteriors import Posterior
+from heedful.bandits.posteriors import Family
 from heedful.bandits.ridge import Ridge, add_rows, dot, no_rows, quadratic
 from heedful.bandits.streams import normal
 
@@ -84,6 +84,7 @@ class LinTS(ArmMethod):
     """
 
     name: ClassVar[str] = "lints"
+    family: ClassVar[Family] = "normal"
     linear: ClassVar[bool] = True
     scale: float = 1.0
     ridge: float = 1.0
@@ -110,7 +111,7 @@ class LinTS(ArmMethod):
             return _choose_shared(inverse, estimate, words, contexts, feasible, scale, step, actions, chances), None
         parameters = np.empty((2, len(actions), feasible.shape[1]))
         code = _choose(inverse, estimate, words, contexts, feasible, scale, step, actions, parameters)
-        return code, Posterior("normal", parameters)
+        return code, parameters
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         add_rows(state.inverse, state.estimate, contexts, actions, rewards)

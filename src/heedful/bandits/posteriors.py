@@ -6,10 +6,10 @@ are every draw's own quantile-like points, so that each panel is smooth at the s
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
@@ -18,33 +18,34 @@ _ENDS = np.concatenate([0.5 ** np.arange(1, 48), 1.0 - 0.5 ** np.arange(2, 48)])
 _SPREADS = np.array([0.0, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0])
 
 
-class Posterior(NamedTuple):
-    """Independent draws, one per action.
-
-    Attributes:
-        family: ``normal`` (mean, standard deviation) or ``beta`` (both shapes at least 1).
-        parameters: float64 ``[2, n, K]``: means and standard deviations, or first and second shapes.
-    """
-
-    family: Literal["normal", "beta"]
-    parameters: NDArray[np.float64]
+Family = Literal["normal", "beta"]
 
 
 def chance_of_largest(
-    posterior: Posterior, feasible: NDArray[np.bool_], actions: NDArray[np.int64]
+    family: Family, parameters: NDArray[np.float64], feasible: NDArray[np.bool_], actions: ArrayLike
 ) -> NDArray[np.float64]:
-    """float64 ``[n]``: the probability that the draw of ``actions[i]`` is the largest of row i's feasible ones, to
-    about 1e-9. Draws without spread that tie count for the lowest index."""
+    """The probability that one draw is the largest, to about 1e-9.
+
+    Args:
+        family: of all draws: ``normal`` (means and standard deviations), ``beta`` (two shapes, each at least 1).
+        parameters: float64 ``[2, n, K]``: of the draw of each action.
+        feasible: bool ``[1 or n, K]``: which are drawn at all.
+        actions: int64 ``[n]``, or a number if n is 1: the action that is asked about.
+
+    Returns:
+        float64 ``[n]``. Draws without spread that tie count for the lowest index.
+    """
+    actions = np.atleast_1d(actions)
     found = np.empty(len(actions))
     for row, action in enumerate(actions):
         arms = np.flatnonzero(feasible[row if len(feasible) > 1 else 0])
         own = int(np.searchsorted(arms, action))
-        first, second = posterior.parameters[:, row, arms]
-        found[row] = _largest(posterior.family, first, second, own)
+        first, second = parameters[:, row, arms]
+        found[row] = _largest(family, first, second, own)
     return found
 
 
-def _largest(family: str, first: NDArray[np.float64], second: NDArray[np.float64], own: int) -> float:
+def _largest(family: Family, first: NDArray[np.float64], second: NDArray[np.float64], own: int) -> float:
     others = np.arange(len(first)) != own
     if family == "normal" and second[own] == 0.0:
         distances = first[own] - first[others]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
 from heedful.bandits.kernels import refused
-from heedful.bandits.posteriors import Posterior
+from heedful.bandits.posteriors import Family
 from heedful.bandits.streams import beta, normal
 
 
@@ -73,6 +73,7 @@ class BernoulliThompson(ArmMethod):
     """Beliefs about a probability; for rewards in [0, 1]."""
 
     name: ClassVar[str] = "thompson"
+    family: ClassVar[Family] = "beta"
     unit_rewards: ClassVar[bool] = True
 
     @property
@@ -85,7 +86,7 @@ class BernoulliThompson(ArmMethod):
     def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
         parameters = np.empty((2, len(actions), state.first.shape[1]))
         code = _choose(state.first, state.second, state.words, feasible, -1.0, step, actions, parameters)
-        return code, Posterior("beta", parameters)
+        return code, parameters
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         _learn(state.first, state.second, actions, rewards, False)
@@ -100,6 +101,7 @@ class GaussianThompson(ArmMethod):
     """
 
     name: ClassVar[str] = "gaussian-thompson"
+    family: ClassVar[Family] = "normal"
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -115,7 +117,7 @@ class GaussianThompson(ArmMethod):
     def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
         parameters = np.empty((2, len(actions), state.first.shape[1]))
         code = _choose(state.first, state.second, state.words, feasible, float(self.scale), step, actions, parameters)
-        return code, Posterior("normal", parameters)
+        return code, parameters
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         _learn(state.first, state.second, actions, rewards, True)
