@@ -50,6 +50,14 @@ def test_the_ledger_equals_a_plain_one(steps: list[Any], max_pending: int | None
     ]
 
 
+@pytest.mark.parametrize("token", [-1, 1, 2**70, 0.5, None, "0", [0]])
+def test_what_is_no_token_is_refused(token: Any) -> None:
+    ledger = Ledger()
+    ledger.issue(())
+    with pytest.raises(ValueError, match="no such decision was made"):
+        ledger.find(token)
+
+
 def test_issuing_several_equals_issuing_each() -> None:
     one, two = Ledger(max_pending=3, expire_after=4), Ledger(max_pending=3, expire_after=4)
     assert one.issue_all([(i, np.zeros(i)) for i in range(6)]) == range(6)

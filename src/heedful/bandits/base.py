@@ -121,7 +121,10 @@ class Ledger:
 
         Raises ValueError for a token that was never given out, or whose feedback has come already.
         """
-        kept = self._waiting.get(token)
+        try:
+            kept = self._waiting.get(token)
+        except TypeError:  # not hashable
+            kept = None
         if kept is None and not (self._was_issued(token) and self._has_expired(token)):
             why = "its feedback has come already" if self._was_issued(token) else "no such decision was made"
             raise ValueError(f"token={token!r}: {why}")

@@ -17,7 +17,6 @@ _ENDS = np.concatenate([0.5 ** np.arange(1, 48), 1.0 - 0.5 ** np.arange(2, 48)])
 """Panels that halve towards 0 and 1, where the density of a beta of broken shapes has no derivatives."""
 _SPREADS = np.array([0.0, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 9.0])
 
-
 Family = Literal["normal", "beta"]
 
 
