@@ -1,4 +1,4 @@
-"""Other people's rooms: the toy room, really installed, and small ones that a test writes itself."""
+"""Other people's rooms: the toy room, really installed, and small ones that a test writes itself; public data files."""
 
 import importlib
 import shutil
@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from heedful.cli import main
+from heedful.lab import data
 
 TOY_ROOM = Path(__file__).parent / "toy_room"
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +58,16 @@ def install(tmp_path, monkeypatch):
         return folder
 
     return write
+
+
+@pytest.fixture
+def data_file():
+    """``data_file(name)``: where a declared data file lies, verified; skips the test if it is not on this machine."""
+
+    def look(name):
+        for folder in (data.folder(), SHARED_DATA):
+            if path := data.find(name, folder):
+                return path
+        pytest.skip(f"{name} is in neither of {data.folder()}, {SHARED_DATA}; 'heedful data fetch {name}' brings it")
+
+    return look

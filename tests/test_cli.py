@@ -62,7 +62,7 @@ def test_version(heedful):
 def test_help_without_a_command(heedful):
     status, out, _ = heedful()
     assert status == 0
-    for command in ("list", "show", "run", "compare", "report", "doctor"):
+    for command in ("list", "show", "run", "compare", "data", "report", "doctor"):
         assert f"\n  {command} " in out
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from heedful import __version__
 from heedful.lab import console, discover, text
+from heedful.lab.data.commands import app as data_commands
 from heedful.lab.errors import LabError, WorkError
 from heedful.lab.summary import describe, describe_lines, result_data, show_result
 
@@ -78,6 +79,7 @@ app.add_typer(
     name="compare",
     help="Compare a room's methods on your model, trace or data.",
 )
+app.add_typer(data_commands, name="data")
 
 
 def _print_version(wanted: bool) -> None:
@@ -121,7 +123,7 @@ def list_(
         for experiment in (catalog.of_room(room) if room else catalog.experiments)
     ]
     console.show_table(rows, ["room", "system", "question", "paper"], as_json=json)
-    _report_problems(catalog)
+    console.warn_of(catalog.problems)
 
 
 @app.command()
@@ -132,11 +134,6 @@ def show(system: Annotated[str, typer.Argument(help="The system's name.")], json
         console.show_json(describe(experiment))
     else:
         print("\n".join(describe_lines(experiment)))
-
-
-def _report_problems(catalog: discover.Catalog) -> None:
-    for problem in catalog.problems:
-        console.notice(f"warning: {problem}")
 
 
 @app.command()
@@ -205,7 +202,7 @@ def run(
         if not json:
             show_result(experiment, scale, result)
     if len(experiments) > 1:
-        _report_problems(catalog)
+        console.warn_of(catalog.problems)
     if json:
         console.show_json([result_data(experiment, scale, result) for experiment, result in finished])
     if refused or any(result.failed for _, result in finished):
@@ -230,8 +227,7 @@ def report(
     from heedful.lab.report.site import write_site
 
     written = write_site(discover.catalog(), runs, site)
-    for problem in written.problems:
-        console.notice(f"warning: {problem}")
+    console.warn_of(written.problems)
     if json:
         console.show_json(vars(written))
     else:

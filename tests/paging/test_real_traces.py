@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from heedful.paging import FlushWhenAll0s, Mark0, MarkAndPredict, Trace, lfd, read_trace, true_bits
+from heedful.paging import FlushWhenAll0s, Mark0, MarkAndPredict, lfd, read_trace, true_bits
 from heedful.paging.experiments.succinct_paging import FILES
 from heedful.paging.predictors import clean_pages
 
-FOLDERS = [Path(os.environ.get("HEEDFUL_DATA", "~/.cache/heedful/data")), Path(__file__).parents[3] / "shared" / "data"]
 SIZES = {"mooncake": (1000, 10_000)}
 
 
-def trace_of(name: str) -> Trace:
-    for folder in FOLDERS:
-        path = folder.expanduser() / FILES[name][0]
-        if path.is_file():
-            column = "block_ids" if "block_ids" in pl.read_parquet_schema(path) else "page"
-            return read_trace(path, column)
-    pytest.skip(f"{FILES[name][0]} is in neither of {', '.join(map(str, FOLDERS))}")
-
-
 @pytest.mark.parametrize("name", FILES)
-def test_true_bits_are_exactly_as_good_as_they_should_be(name: str) -> None:
-    trace = trace_of(name)
+def test_true_bits_are_exactly_as_good_as_they_should_be(name: str, data_file: Callable[[str], Path]) -> None:
+    path = data_file(FILES[name])
+    trace = read_trace(path, "block_ids" if "block_ids" in pl.read_parquet_schema(path) else "page")
     for k in SIZES.get(name, (1, 7, 100, 1000)):
         bits, best = true_bits(trace, k, "discard"), lfd(trace, k).faults
         assert FlushWhenAll0s().run(trace, k, bits).faults == best

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from heedful.lab import declare
+from heedful.lab.data.declare import DataFile, Dataset
 from heedful.lab.declare import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 from heedful.lab.errors import LabError
 
@@ -21,6 +22,8 @@ __all__ = [
     "Cell",
     "Claim",
     "Context",
+    "DataFile",
+    "Dataset",
     "Experiment",
     "Figure",
     "LabError",

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from heedful.lab.declare import digest
-from heedful.lab.files import TEMPORARY, fsync_folder, fsync_tree
-
-
-@contextmanager
-def _locked(path: Path, waiting: Callable[[bool], None]) -> Iterator[None]:
-    """Hold the lock file's lock; the kernel releases it when the holder dies, however it dies."""
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting(True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-            waiting(False)
-        yield
+from heedful.lab.files import TEMPORARY, fsync_folder, fsync_tree, locked
 
 
 def artifact(
@@ -48,7 +33,7 @@ def artifact(
     finished = folder / address
     if finished.is_dir():
         return finished
-    with _locked(folder / f"{address}.lock", waiting):
+    with locked(folder / f"{address}.lock", waiting):
         if finished.is_dir():
             return finished
         unfinished = folder / f"{address}{TEMPORARY}"

@@ -96,6 +96,12 @@ def notice(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def warn_of(problems: Iterable[object]) -> None:
+    """Print a warning per problem, one line each, to standard error."""
+    for problem in problems:
+        notice(f"warning: {problem}")
+
+
 class Progress:
     """Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere.
 

@@ -1,12 +1,15 @@
-"""Find the experiments and commands of every installed room, through entry points.
+"""Find the experiments, commands and data sets of every installed room, through entry points.
 
-A room, ours or somebody else's, names two things in its package's metadata::
+A room, ours or somebody else's, names these things in its package's metadata::
 
     [project.entry-points."heedful.experiments"]
     toy = "toy_room.experiments"   # a package; each of its modules has a module-level ``experiment``
 
     [project.entry-points."heedful.commands"]
     toy = "toy_room.commands"      # a module with ``compare`` (a function) and/or ``app`` (a ``typer.Typer``)
+
+    [project.entry-points."heedful.data"]
+    toy = "toy_room.data"          # a module with ``datasets``, a tuple of ``heedful.lab.Dataset``
 
 Modules of an experiments package whose name starts with an underscore are helpers and are not looked at. What
 cannot be loaded is reported beside what can, and hides nothing.
@@ -23,11 +26,13 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
+from heedful.lab.data.declare import DataFile, Dataset
 from heedful.lab.declare import Experiment
 from heedful.lab.errors import LabError
 
 EXPERIMENTS = "heedful.experiments"
 COMMANDS = "heedful.commands"
+DATA = "heedful.data"
 RESERVED = ("all", "compare")
 """Names that no system may have: one means every system, one is where comparisons are stored."""
 
@@ -92,6 +97,72 @@ class Catalog:
         return tuple(experiment.slug for experiment in self.experiments)
 
 
+@dataclass(frozen=True)
+class DataCatalog:
+    """Every data set that an installed package declares, by name, and everything that should have been one."""
+
+    datasets: tuple[Dataset, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @cached_property
+    def files(self) -> dict[str, DataFile]:
+        """The files of all data sets, by name."""
+        return {file.name: file for dataset in self.datasets for file in dataset.files}
+
+    def file(self, name: str) -> DataFile:
+        """The file of that name; LabError, with close matches, for an unknown one."""
+        if name not in self.files:
+            raise LabError(_unknown("data file", name, tuple(self.files), self.problems))
+        return self.files[name]
+
+    def select(self, name: str) -> tuple[tuple[Dataset, tuple[DataFile, ...]], ...]:
+        """The files that a name on the command line means, with their data sets: a set's, one of them, or ``all``.
+
+        Raises LabError, with close matches, for anything else.
+        """
+        found = tuple(
+            (dataset, files)
+            for dataset in self.datasets
+            if (files := tuple(file for file in dataset.files if name in ("all", dataset.name, file.name)))
+        )
+        if not found and name != "all":
+            known = (*(dataset.name for dataset in self.datasets), *self.files)
+            raise LabError(_unknown("data set or file", name, known, self.problems))
+        return found
+
+
+def data_catalog() -> DataCatalog:
+    """Load every data set that is declared by an installed package.
+
+    Several packages may declare the same one. What differs under the same name is a problem, and the first one counts.
+    """
+    found: dict[str, Dataset] = {}
+    files: dict[str, DataFile] = {}
+    problems: list[Problem] = []
+    for entry in _entries(DATA):
+        where = entry.module + _brought_by(entry)
+        try:
+            declared = getattr(importlib.import_module(entry.module), "datasets", None)
+        except Exception as error:  # somebody else's module may raise anything
+            problems.append(Problem(where, f"cannot be imported: {_reason(error)}"))
+            continue
+        if not isinstance(declared, tuple) or not all(isinstance(dataset, Dataset) for dataset in declared):
+            problems.append(Problem(where, "has no module-level 'datasets = (Dataset(...), ...)'"))
+            continue
+        for dataset in declared:
+            if dataset == found.get(dataset.name):
+                continue
+            twice = [file.name for file in dataset.files if files.get(file.name, file) != file]
+            if dataset.name in found:
+                problems.append(Problem(where, f"declares {dataset.name!r} otherwise than another package"))
+            elif twice:
+                problems.append(Problem(where, f"declares {twice[0]!r} otherwise than another data set"))
+            else:
+                found[dataset.name] = dataset
+                files.update((file.name, file) for file in dataset.files)
+    return DataCatalog(tuple(found[name] for name in sorted(found)), tuple(problems))
+
+
 def catalog() -> Catalog:
     """Load every experiment that is declared by an installed package."""
     found: dict[str, Experiment] = {}
@@ -140,9 +211,13 @@ def _entries(group: str) -> list[EntryPoint]:
     return [unique[key] for key in sorted(unique)]
 
 
+def _brought_by(entry: EntryPoint) -> str:
+    return f" (from {entry.dist.name} {entry.dist.version})" if entry.dist else ""
+
+
 def _load_package(entry: EntryPoint) -> Iterator[tuple[str, Experiment | str]]:
     """Every module of an experiments package: where it is, and its experiment or what is wrong with it."""
-    brought_by = f" (from {entry.dist.name} {entry.dist.version})" if entry.dist else ""
+    brought_by = _brought_by(entry)
     try:
         package = importlib.import_module(entry.module)
     except Exception as error:  # somebody else's package may raise anything

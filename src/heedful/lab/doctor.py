@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from heedful import __version__
 from heedful.lab import discover
+from heedful.lab.data.store import folder, state
 from heedful.lab.errors import LabError
 
 _MEND = "mend or uninstall the package that brought it"
@@ -91,19 +92,34 @@ class Finding:
 
 
 def examine() -> tuple[Finding, ...]:
-    """Look at this Python, the core's libraries, every room's needs, and everything that should load."""
+    """Look at this Python, the core's libraries, every room's needs, the data files, and what should load."""
     found = [Finding("python", "ok", platform.python_version()), Finding("heedful", "ok", __version__)]
     for line in distribution("heedful").requires or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             found.append(_finding(_need("heedful", requirement, "pip install --upgrade heedful"), "core"))
-    catalog = discover.catalog()
+    core_is_there = not any(finding.fix for finding in found)
+    catalog, data = discover.catalog(), discover.data_catalog()
     for room in sorted({*catalog.rooms, *discover.command_names()}):
         found.extend(_finding(need, f"room {room}") for need in needs(room))
         if room in discover.command_names() and all(need.met for need in needs(room)):
             found.append(_commands_finding(room))
-    found.extend(Finding(problem.where, "broken", problem.what, _MEND) for problem in catalog.problems)
+    if core_is_there:  # what reads the files is part of it
+        found.extend(_data_findings(data))
+    problems = (*catalog.problems, *data.problems)
+    found.extend(Finding(problem.where, "broken", problem.what, _MEND) for problem in problems)
     return tuple(found)
+
+
+def _data_findings(data: discover.DataCatalog) -> Iterator[Finding]:
+    """Which data files lie here, and a finding for each that is not what it should be; a missing one is no fault."""
+    states = {name: state(file) for name, file in data.files.items()}
+    there = [name for name, found in states.items() if found == "present"]
+    yield Finding("data", "ok", f"{len(there)} of {len(states)} files in {folder()}; see 'heedful data list'")
+    for name, found in states.items():
+        if found == "altered":
+            fix = f"move it away, or heedful data fetch {name} --force"
+            yield Finding(f"data: {name}", "altered", "its content is not the declared one", fix)
 
 
 def _commands_finding(room: str) -> Finding:

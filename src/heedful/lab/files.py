@@ -1,9 +1,12 @@
-"""Writing files so that a kill, however hard, leaves either the old content or the new one."""
+"""Writing files so that a kill, however hard, leaves either the old content or the new one; and locks."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from heedful.lab.errors import LabError
@@ -19,6 +22,22 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise LabError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[bool], None]) -> Iterator[None]:
+    """Hold the lock file's lock; the kernel releases it when the holder dies, however it dies.
+
+    ``waiting`` is told True before this call waits for another process, and False after.
+    """
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting(True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waiting(False)
+        yield
 
 
 def fsync_folder(folder: Path) -> None:
@@ -42,9 +61,13 @@ def fsync_tree(folder: Path) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``; whoever reads it, at any time, sees all of it or nothing of it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk is left as it was
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)

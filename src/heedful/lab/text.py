@@ -72,6 +72,22 @@ def _unsigned_zero(value: float, places: int) -> float:
     return round(value, places) + 0.0
 
 
+def size(bytes: int | None) -> str:
+    """A number of bytes in at most three digits, in powers of 1000.
+
+    >>> size(719), size(719188), size(3029533), size(None)
+    ('719 B', '719 kB', '3.03 MB', '–')
+    """
+    if bytes is None:
+        return MISSING
+    value, unit = float(bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if round(value) < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{number(value, 3)} {unit}"
+
+
 def duration(seconds: float | None) -> str:
     """A length of time, coarse enough to read at a glance.
 

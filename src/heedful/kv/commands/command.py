@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heedful.kv.experiments import MODEL
-from heedful.lab import console, text
+from heedful.lab import comparing, console, text
 from heedful.lab.errors import LabError, WorkError
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ def compare(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _refuse_mixed(context, own=prompts is not None)
-    from heedful.kv.commands import invocation, options, page
+    from heedful.kv.commands import options, page
     from heedful.kv.commands.prompts import read_prompts
 
     when = options.read_protocol(protocol)
     sizes = options.read_budgets(budgets)
     specs = options.read_specs(policies) if policies else None
-    page.check_writable(out, site)
+    comparing.check_writable("kv", out, site)
     import torch
 
     began = time.monotonic()
@@ -101,9 +101,10 @@ def compare(
     if not json:
         for table in tables:
             table.show()
-    again = invocation.line(context, "compare kv")
+    again = comparing.command_line(context, "compare kv")
     figures = [figure for table in tables for figure in page.figures(table)] + pictures
-    where = page.publish(title, again, {table.title: table.frame for table in tables}, figures, facts, out, site)
+    frames = {table.title: table.frame for table in tables}
+    where = comparing.publish("kv", title, again, frames, figures, facts, out, site)
     if json:
         data = {table.title: {"note": table.note, "rows": table.rows} for table in tables}
         console.show_json({"title": title, "facts": facts, "tables": data, "report": str(where)})
@@ -113,10 +114,8 @@ def compare(
 
 def _refuse_mixed(context: typer.Context, own: bool) -> None:
     """LabError for an option that says nothing where it was given."""
-    from heedful.kv.commands import invocation
-
     for name in ONLY_EMBEDDED if own else ONLY_OWN:
-        if invocation.given(context, name):
+        if comparing.given(context, name):
             option = "--" + name.replace("_", "-")
             advice = "embedded tasks; leave it out beside" if own else "your own prompts; add"
             raise LabError(f"{option} is for {advice} --prompts")
@@ -186,9 +185,9 @@ def _own(
     device: str,
 ) -> tuple[str, list[Table], list[Figure], dict[str, str]]:
     """Title, tables, pictures and facts of a comparison on the user's model and prompts."""
-    from heedful.kv.commands import invocation, loading, needs, options, own
+    from heedful.kv.commands import loading, needs, options, own, quiet
 
-    invocation.silence_libraries()
+    quiet.silence_libraries()
     loading.check_dtype(dtype)
     place = loading.check_device(device)
     own.check_specs(specs or (), answered=prompts[0].answer is not None)

@@ -6,19 +6,16 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from heedful.lab import console, discover, files, text
+from heedful.lab import console, text
 from heedful.lab.console import Column
 from heedful.lab.declare import Figure
 from heedful.lab.intervals import bootstrap_interval
-from heedful.lab.machine import machine, versions
-from heedful.lab.report import write_comparison
 
 Row = Mapping[str, Any]
 FEW = 6
@@ -175,33 +172,3 @@ def _frontier(table: Table, size: str, meaning: str) -> Figure:
         "A line per policy, a point per budget, the full cache as a diamond; a band is the 95 % interval. Click a "
         f"policy in the legend to see it alone{'' if few else ', with its band'}; shift and click for several.",
     )
-
-
-def check_writable(out: Path, site: Path) -> None:
-    """Raises LabError, now and not after the work, if :func:`publish` could not write there."""
-    from heedful.lab.report.site import site_folder
-
-    files.check_writable(out / "compare" / "kv")
-    site_folder(site)
-
-
-def publish(
-    title: str,
-    command: str,
-    tables: Mapping[str, pl.DataFrame],
-    figures: Sequence[Figure],
-    facts: Mapping[str, str],
-    out: Path,
-    site: Path,
-) -> Path:
-    """Stores what was compared below ``out``, writes the site anew, and returns the page.
-
-    Raises OSError or LabError if one of them cannot be written.
-    """
-    from heedful.lab.report.site import write_site
-
-    where = {name: str(value) for name, value in {**machine(), **versions()}.items() if name != "heedful"}
-    stored = write_comparison(out, "kv", title, command, tables, figures, facts={**facts, **where})
-    index = write_site(discover.catalog(), out, site).index
-    page = index.parent / "comparisons" / f"kv-{stored.name}.html"
-    return page if page.is_file() else index

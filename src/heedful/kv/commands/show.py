@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heedful.kv.experiments import MODEL
-from heedful.lab import console
+from heedful.lab import comparing, console
 from heedful.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -55,15 +55,15 @@ def show(
     Of an embedded task's item, or of a prompt of your own with --prompt.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from heedful.kv.commands import heatmap, invocation, options, page, picture
+    from heedful.kv.commands import heatmap, options, picture
 
     for name in ONLY_TASK if prompt else ONLY_PROMPT:
-        if invocation.given(context, name):
+        if comparing.given(context, name):
             advice = "embedded tasks; leave it out beside" if prompt else "a prompt of your own; add"
             raise LabError(f"--{name} is for {advice} --prompt")
     (size,) = _one_budget(budget)
     specs = _specs(policy)
-    page.check_writable(out, site)
+    comparing.check_writable("kv", out, site)
     if prompt:
         title, seen, kept = _own(prompt, specs, size, model, chat, dtype, device)
     else:
@@ -71,9 +71,9 @@ def show(
     if not json:
         picture.show(seen, kept)
     tables = {"What is kept, by layer and head": heatmap.table(seen, kept)}
-    again = invocation.line(context, "kv show")
+    again = comparing.command_line(context, "kv show")
     facts = {"model": model, "budget": budget, "tokens": str(len(seen.tokens))}
-    where = page.publish(title, again, tables, [heatmap.figure(seen, kept)], facts, out, site)
+    where = comparing.publish("kv", title, again, tables, [heatmap.figure(seen, kept)], facts, out, site)
     if json:
         console.show_json(_data(title, seen, kept) | {"report": str(where)})
     else:
@@ -127,10 +127,10 @@ def _own(
     prompt: str, specs: list[str], size: Size, model: str, chat: bool, dtype: str, device: str
 ) -> tuple[str, Seen, list[Kept]]:
     """Title, prompt and what is kept of it."""
-    from heedful.kv.commands import invocation, kept, loading, needs, options, own
+    from heedful.kv.commands import kept, loading, needs, options, own, quiet
     from heedful.kv.commands.prompts import Prompt
 
-    invocation.silence_libraries()
+    quiet.silence_libraries()
     loading.check_dtype(dtype)
     place = loading.check_device(device)
     own.check_specs(specs, answered=False)

@@ -198,9 +198,9 @@ def _prepared(
 ) -> tuple[Source, list[Text]]:
     """The model without its weights, and the data as token ids."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from heedful.kv.commands import invocation, loading
+    from heedful.kv.commands import loading, quiet
 
-    invocation.silence_libraries()
+    quiet.silence_libraries()
     loading.check_dtype(dtype)
     loading.check_device(device)
     source = loading.find(model)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heedful.lab import console, text
+from heedful.lab import comparing, console, text
 from heedful.lab.errors import LabError, WorkError
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def compare(
     sizes, share = options.read_sizes(k), options.read_share(fit)
     predictors = options.read_predictors(predictor)
     field = options.field(options.read_algorithms(algorithms) if algorithms else None, predictors)
-    page.check_writable(out, site)
+    comparing.check_writable("paging", out, site)
     split = Split.of(_trace(trace, column, format), share)
     learning = any(contender.predictor is not None and contender.predictor.learns for contender in field)
     if learning and not len(split.before):
@@ -94,10 +93,11 @@ def compare(
     if not json:
         table.show()
     title = f"Paging on {split.measured.name}"
-    where = page.publish(title, _command_line(context), table, facts, out, site)
+    again, tables = comparing.command_line(context, "compare paging"), {table.title: table.frame}
+    where = comparing.publish("paging", title, again, tables, page.figures(table), facts, out, site)
     if json:
-        tables = {table.title: {"note": table.note, "rows": table.rows}}
-        console.show_json({"title": title, "facts": facts, "tables": tables, "report": str(where)})
+        shown = {table.title: {"note": table.note, "rows": table.rows}}
+        console.show_json({"title": title, "facts": facts, "tables": shown, "report": str(where)})
     else:
         print(f"{facts['duration']}; report: {where}")
 
@@ -141,13 +141,3 @@ def _note(share: float, learning: bool) -> str:
         "wrong 0 / 1: % of requests that were told a bit that the oracle would not say. requests/s: of processor "
         "time, without what it takes to predict."
     )
-
-
-def _command_line(context: typer.Context) -> str:
-    """The command that does it again."""
-    words = ["heedful", "compare", "paging"]
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT" and name not in ("json", "out", "site"):
-            words.extend(["--" + name.replace("_", "-"), str(value)])
-    return shlex.join(words)

@@ -6,16 +6,13 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from heedful.lab import console, discover, files, text
+from heedful.lab import console, text
 from heedful.lab.console import Column
 from heedful.lab.declare import Figure
-from heedful.lab.machine import machine, versions
-from heedful.lab.report import write_comparison
 from heedful.paging.commands.options import OPT
 
 Row = Mapping[str, Any]
@@ -188,26 +185,3 @@ def _colors(data: pl.DataFrame, legend: Any) -> Any:
 
 def _title(measure: str) -> str:
     return "Miss ratio" if measure == "miss_ratio" else "Share of the gap closed"
-
-
-def check_writable(out: Path, site: Path) -> None:
-    """Raises LabError, now and not after the work, if :func:`publish` could not write there."""
-    from heedful.lab.report.site import site_folder
-
-    files.check_writable(out / "compare" / "paging")
-    site_folder(site)
-
-
-def publish(title: str, command: str, table: Table, facts: Mapping[str, str], out: Path, site: Path) -> Path:
-    """Stores the comparison below ``out``, writes the site anew, and returns the comparison's page.
-
-    Raises OSError or LabError if one of them cannot be written.
-    """
-    from heedful.lab.report.site import write_site
-
-    where = {name: str(value) for name, value in {**machine(), **versions()}.items() if name != "heedful"}
-    tables = {table.title: table.frame}
-    stored = write_comparison(out, "paging", title, command, tables, figures(table), facts={**facts, **where})
-    index = write_site(discover.catalog(), out, site).index
-    page = index.parent / "comparisons" / f"paging-{stored.name}.html"
-    return page if page.is_file() else index

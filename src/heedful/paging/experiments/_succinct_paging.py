@@ -39,7 +39,7 @@ def _loaded(name: str, k: int, length: int) -> Trace:
     """A generated trace of that length, or one of the files; the same for every cell."""
     if name in GENERATED:
         return GENERATORS[name](length, k, np.random.default_rng([zlib.crc32(name.encode()), k, length]))
-    path = data.find(*FILES[name])
+    path = data.find(FILES[name])
     assert path is not None
     table = pl.read_parquet(path)
     pages = table["block_ids"].explode() if "block_ids" in table.columns else table["page"]

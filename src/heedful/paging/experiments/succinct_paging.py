@@ -15,22 +15,13 @@ if TYPE_CHECKING:
 GENERATED = ("zipf", "scan", "working-sets")
 WEB = ("web07", "web12")
 FILES = {
-    "web07": ("cache-traces/web07.parquet", "839f3d4f8dd2de51e56d0b704e234e217b33fcc77dd3653b983c02795fffc5c7"),
-    "web12": ("cache-traces/web12.parquet", "98aac5caa8daa35488f87536fe674117066f23897f034a36b51d90794f07c8af"),
-    "orm-busy": (
-        "cache-traces/orm-busy-1m.parquet",
-        "732b141bb2fc87c46d97d55acb287340f801190b28bd049b2fe9c488f6275085",
-    ),
-    "orm-night": (
-        "cache-traces/orm-night-1m.parquet",
-        "2fac3ac53b22ea148701ad52cdb9088d0579c7b542abfb2dcbb8a8a2efcf497b",
-    ),
-    "mooncake": (
-        "llm-traces/mooncake_conversation.parquet",
-        "ad6195beeda7b8ad12dc0ebfdabc7aed5615b9b00266ef4b0d2cc149b5f590cc",
-    ),
+    "web07": "cache-traces/web07.parquet",
+    "web12": "cache-traces/web12.parquet",
+    "orm-busy": "cache-traces/orm-busy-1m.parquet",
+    "orm-night": "cache-traces/orm-night-1m.parquet",
+    "mooncake": "llm-traces/mooncake_conversation.parquet",
 }
-"""Traces by name: the file within the data folder, and its SHA-256."""
+"""Traces by name: the data files that they are in."""
 ONE_BIT = ("flush-when-all-0s", "mark0", "mark-and-predict")
 ROBUST = ("mark0+lru", "flush-when-all-0s+lru", "doubling:mark0+lru", "weighted:mark0+lru")
 PLAIN = ("lru", "fifo", "clock", "lfu", "random", "fwf", "marker")
@@ -55,7 +46,7 @@ def instances(params: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 def _there(trace: str) -> bool:
     from heedful.lab import data
 
-    return data.find(*FILES[trace]) is not None
+    return data.find(FILES[trace]) is not None
 
 
 def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]:
@@ -82,7 +73,9 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
 
 
 def _files(params: Mapping[str, Any]) -> dict[str, str]:
-    return {trace: FILES[trace][1] for trace in params["files"] if _there(trace)}
+    from heedful.lab import data
+
+    return {trace: data.declared(FILES[trace]).content for trace in params["files"] if _there(trace)}
 
 
 _WEB: dict[str, Any] = {"trace": list(WEB)}
