@@ -19,7 +19,10 @@ class Driver:
     """A world in which action 2 brings 0.9 and the others 0.1, whatever the context."""
 
     KIND = "arms"
-    EXTRA = ("linucb:shared=true", "lints:shared=true", "lints:scale=0.3", "ucb1:scale=0.3", "epsilon-greedy:epsilon=0")
+    EXTRA = (
+        "linucb:shared=true", "lints:shared=true", "lints:scale=0.3", "ucb1:scale=0.3", "epsilon-greedy:epsilon=0",
+        "squarecb:shared=true", "squarecb:gamma=300", "falcon:shared=true",
+    )  # fmt: skip
     """Descriptions to test beside every name with its defaults."""
     LEARNS_NOTHING = ("uniform", "round-robin")
 

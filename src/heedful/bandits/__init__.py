@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from heedful.bandits.baselines import RoundRobin, Uniform
     from heedful.bandits.epsilon_greedy import EpsilonGreedy
     from heedful.bandits.exp3 import EXP3
+    from heedful.bandits.falcon import Falcon
+    from heedful.bandits.fee_payments import FeePayments
+    from heedful.bandits.generations import Generations, Log
     from heedful.bandits.learners import make, names
     from heedful.bandits.lints import LinTS
     from heedful.bandits.linucb import LinUCB
+    from heedful.bandits.off_policy import Estimate, Logged, Support
+    from heedful.bandits.oracle_policies import ContextualEpsilon, EpsilonSplit, Greedy, Softmax
+    from heedful.bandits.oracles import BoostingOracle, LogisticOracle, RidgeOracle
+    from heedful.bandits.payments import Digits, Payments
+    from heedful.bandits.squarecb import SquareCB
     from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
     from heedful.bandits.ucb1 import UCB1
 
@@ -35,21 +43,38 @@ __all__ = [
     "ArmMethod",
     "Batch",
     "BernoulliThompson",
+    "BoostingOracle",
     "Choice",
     "Choices",
+    "ContextualEpsilon",
     "Counts",
     "Decision",
+    "Digits",
     "EpsilonGreedy",
+    "EpsilonSplit",
+    "Estimate",
+    "Falcon",
+    "FeePayments",
     "Feedback",
     "GaussianThompson",
+    "Generations",
+    "Greedy",
     "Learner",
     "Ledger",
     "LinTS",
     "LinUCB",
+    "Log",
+    "Logged",
+    "LogisticOracle",
     "Method",
+    "Payments",
     "Reward",
     "Rewards",
+    "RidgeOracle",
     "RoundRobin",
+    "Softmax",
+    "SquareCB",
+    "Support",
     "Uniform",
     "make",
     "names",
@@ -62,6 +87,11 @@ _HOME = {
     "RoundRobin": "baselines", "Uniform": "baselines", "EpsilonGreedy": "epsilon_greedy", "EXP3": "exp3",
     "make": "learners", "names": "learners", "LinTS": "lints", "LinUCB": "linucb",
     "BernoulliThompson": "thompson", "GaussianThompson": "thompson", "UCB1": "ucb1",
+    "Falcon": "falcon", "FeePayments": "fee_payments", "Generations": "generations", "Log": "generations",
+    "Estimate": "off_policy", "Logged": "off_policy", "Support": "off_policy", "ContextualEpsilon":
+    "oracle_policies", "EpsilonSplit": "oracle_policies", "Greedy": "oracle_policies", "Softmax":
+    "oracle_policies", "BoostingOracle": "oracles", "LogisticOracle": "oracles", "RidgeOracle": "oracles",
+    "Digits": "payments", "Payments": "payments", "SquareCB": "squarecb",
 }  # fmt: skip
 
 
