@@ -23,7 +23,7 @@ from heedful.bandits.base import Method
 def classes() -> dict[str, type[Method]]:
     """All methods by name, sorted."""
     for module in pkgutil.iter_modules(heedful.bandits.__path__):
-        if module.name not in ("experiments", "commands"):
+        if module.name not in ("experiments", "commands", "data"):
             importlib.import_module(f"heedful.bandits.{module.name}")
     for entry in entry_points(group="heedful.bandits.methods"):
         entry.load()
