@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from heedful.bandits.commands.logs import Log
     from heedful.bandits.commands.measuring import Work
 
-OF_A_LOG = ("columns", "action", "reward", "propensity", "actions_column", "position", "time", "estimate_propensity")
+OF_A_LOG = ("context", "action", "reward", "propensity", "actions_column", "position", "time", "estimate_propensity")
 """Options that say what is in one's own log."""
 OF_LOGS = (*OF_A_LOG, "policies", "oracle", "estimators", "clip", "seed")
 _WHOSE = {False: "your own log; add --log", True: "scored people; add --scores"}
@@ -23,13 +23,13 @@ OF_SCORES = ("score", "group", "outcome", "groups", "tolerance", "gain", "loss")
 
 
 def compare(
-    context: typer.Context,
+    ctx: typer.Context,
     log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A log, CSV or Parquet, a row per decision  [default: made]")
     ] = None,
-    columns: Annotated[
+    context: Annotated[
         str | None,
-        typer.Option("--context", metavar="A,B,...", help="What decisions may depend on  [default: all other columns]"),
+        typer.Option(metavar="A,B,...", help="What decisions may depend on  [default: all the others]"),
     ] = None,
     action: Annotated[str, typer.Option(metavar="COLUMN", help="What was done.")] = "action",
     reward: Annotated[str, typer.Option(metavar="COLUMN", help="What it brought.")] = "reward",
@@ -66,7 +66,7 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Of learners, and of the made log.")] = 0,
     scores: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Scored people instead: thresholds and groups' acceptance rates."),
+        typer.Option(metavar="FILE", help="Scored people instead: thresholds and groups' rates."),
     ] = None,
     score: Annotated[str, typer.Option(metavar="COLUMN", help="Of --scores: higher is better.")] = "score",
     group: Annotated[str, typer.Option(metavar="COLUMN", help="Of --scores: whose rates must agree.")] = "group",
@@ -94,30 +94,32 @@ def compare(
     if log is not None and scores is not None:
         raise LabError("--log and --scores: compare one of the two")
     for option in OF_LOGS if scores is not None else (*OF_SCORES, *(OF_A_LOG if log is None else ())):
-        if comparing.given(context, option):
-            name = "context" if option == "columns" else option.replace("_", "-")
+        if comparing.given(ctx, option):
             whose = "logs; leave out --scores" if scores is not None else _WHOSE[option in OF_SCORES]
-            raise LabError(f"--{name} is for {whose}")
+            raise LabError(f"--{option.replace('_', '-')} is for {whose}")
     if scores is not None:
         wanted = None if groups is None else [part.strip() for part in groups.split(",") if part.strip()]
-        _thresholds(context, scores, (score, group, outcome, wanted), (tolerance, gain, loss), split, out, site, json)
+        _thresholds(ctx, scores, (score, group, outcome, wanted), (tolerance, gain, loss), split, out, site, json)
         return
     from heedful.bandits.commands import measuring, options, page
 
     share, oracles = options.read_share(split), options.read_oracles(oracle)
     contenders = options.read_policies(policies, oracles)
     comparing.check_writable("bandits", out, site)
-    whole = _log(log, (columns, action, reward, propensity, actions_column, position, time), seed)
+    whole = _log(log, (context, action, reward, propensity, actions_column, position, time), seed)
     if whole.propensities is not None and estimate_propensity:
         raise LabError("--estimate-propensity: the log has propensities; leave out one of the two")
     weighted = whole.propensities is not None or estimate_propensity
     names = options.read_estimators(estimators, weighted)
-    if clip is not None and not weighted:
-        raise LabError("--clip: there are no weights without propensities")
-    if not weighted and any(contender.learner is not None for contender in contenders):
-        asked = next(contender.spec for contender in contenders if contender.learner is not None)
-        if comparing.given(context, "policies"):
-            raise LabError(f"--policies {asked!r}: is replayed, which needs --propensity or --estimate-propensity")
+    if clip is not None and (clip <= 0 or not weighted):
+        raise LabError(f"--clip {clip:g}: must be above 0" if weighted else "--clip: there are no weights to clip")
+    replayed = [contender.spec for contender in contenders if contender.learner is not None]
+    if replayed and not weighted:
+        if comparing.given(ctx, "policies"):
+            raise LabError(
+                f"--policies {replayed[0]!r}: is replayed, which needs --propensity or --estimate-propensity"
+            )
+        console.notice(f"notice: {', '.join(replayed)} is left out: replaying it needs propensities")
     cut = measuring.check_split(whole, share)
     before, measured = whole.part(0, cut), whole.part(cut, len(whole))
 
@@ -146,7 +148,7 @@ def compare(
     if not json:
         table.show()
     title = f"Policies on {whole.name}"
-    again = comparing.command_line(context, "compare bandits").replace("--columns ", "--context ")
+    again = comparing.command_line(ctx, "compare bandits")
     drawn = page.figures(table, logged, names)
     where = comparing.publish("bandits", title, again, {table.title: table.frame}, drawn, facts, out, site)
     if json:
@@ -157,7 +159,7 @@ def compare(
 
 
 def _thresholds(
-    context: typer.Context, path: Path, columns: tuple[Any, ...], terms: tuple[float, float, float], split: str,
+    ctx: typer.Context, path: Path, columns: tuple[Any, ...], terms: tuple[float, float, float], split: str,
     out: Path, site: Path, json: bool,
 ) -> None:  # fmt: skip
     """``--scores``: thresholds found on the first part of the people, measured on the rest."""
@@ -175,17 +177,17 @@ def _thresholds(
             "little about people whom an earlier rule turned away"
         )
     note = (
-        f"Thresholds were found on the first {100 * share:g} % of the people and measured on the rest; a score of at least the "
-        f"threshold is accepted. reward: per person whose outcome is known, {asked.gain:g} for an accepted 1 and "
+        f"Thresholds were found on the first {100 * share:g} % of people and measured on the rest; a score of at least "
+        f"the threshold is accepted. reward: per person whose outcome is known, {asked.gain:g} for an accepted 1 and "
         f"-{asked.loss:g} for an accepted 0. gap: the largest difference between two groups' acceptance rates, which "
-        f"parity keeps within {asked.tolerance:g} where it was found. never observed: of those accepted. In [] the 95 % "
+        f"parity keeps within {asked.tolerance:g} where it was found. never observed: of those accepted. []: the 95 % "
         "interval, by moving-block bootstrap."
     )
     title = f"{path.name}: {len(measured.scores):,} of {len(people.scores):,} people measured"
     table = page.thresholds(title, note, rows)
     if not json:
         table.show()
-    again, facts = comparing.command_line(context, "compare bandits"), {"scores": str(path)}
+    again, facts = comparing.command_line(ctx, "compare bandits"), {"scores": str(path)}
     drawn, heading = page.threshold_figures(table, asked.tolerance), f"Thresholds on {path.name}"
     where = comparing.publish("bandits", heading, again, {title: table.frame}, drawn, facts, out, site)
     if json:
@@ -201,11 +203,11 @@ def _log(path: Path | None, named: tuple[Any, ...], seed: int) -> Log:
 
     if path is None:
         return made.payments(seed)
-    columns, action, reward, propensity, available, position, time = named
+    names, action, reward, propensity, available, position, time = named
     table = logs.read_table(path, "--log")
     if propensity is None and "propensity" in table.columns:
         propensity = "propensity"
-    context = None if columns is None else tuple(part.strip() for part in columns.split(",") if part.strip())
+    context = None if names is None else tuple(part.strip() for part in names.split(",") if part.strip())
     asked = logs.Columns(context, action, reward, propensity, available, position, time)
     return logs.from_table(table, asked, f"--log {path}", path.name)
 

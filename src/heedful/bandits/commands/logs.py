@@ -25,7 +25,7 @@ class Columns:
     """Which column is what.
 
     Attributes:
-        context: what decisions may depend on; None: all columns that are nothing else.
+        context: what decisions may depend on; None: all columns of numbers and of text that are nothing else.
         action: what was done.
         reward: what it brought.
         propensity: with which probability it was done; None if that is not known.
@@ -95,9 +95,13 @@ def read_table(path: Path, option: str) -> pl.DataFrame:
     if path.suffix not in (".csv", ".parquet", ".pq"):
         raise LabError(f"{option} {path}: its name must end in .csv or .parquet")
     try:
-        table = pl.read_csv(path, infer_schema_length=None) if path.suffix == ".csv" else pl.read_parquet(path)
+        table = (
+            pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
+            if path.suffix == ".csv"
+            else pl.read_parquet(path)
+        )
     except OSError as error:
-        raise LabError(f"{option} {path}: {error.strerror or 'cannot be read'}") from error
+        raise LabError(f"{option} {path}: {error.strerror or 'No such file'}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise LabError(f"{option} {path}: {str(error).splitlines()[0]}") from error
     if not table.height:
@@ -125,7 +129,9 @@ def from_table(table: pl.DataFrame, columns: Columns, where: str, name: str) -> 
         if table[columns.time].null_count():
             raise LabError(f"{where}: {columns.time!r} is missing in row {_first(table[columns.time].is_null())}")
         table = table.sort(columns.time, maintain_order=True)
-    context = columns.context or tuple(each for each in table.columns if each not in named)
+    context = columns.context or tuple(
+        name for name, dtype in table.schema.items() if name not in named and not _unusable(dtype)
+    )
     if columns.position is not None and columns.position not in context:
         context = (*context, columns.position)
     if not context:
@@ -204,16 +210,19 @@ def _available(table: pl.DataFrame, column: str, where: str) -> list[list[str]]:
     return sets
 
 
+def _unusable(dtype: pl.DataType) -> bool:
+    """Whether a column of that type says nothing that could be learned from as it stands."""
+    return dtype.is_temporal() or dtype.is_nested()
+
+
 def _contexts(frame: pl.DataFrame, where: str, position: str | None) -> pl.DataFrame:
     """Numbers as float64, everything else as text; NaN and missing numbers are refused."""
     found = []
     for column in frame:
         if column.name != position and (column.dtype.is_numeric() or column.dtype == pl.Boolean):
             found.append(pl.Series(column.name, numbers(frame, column.name, where)))
-        elif column.dtype in (pl.Date, pl.Datetime, pl.Time, pl.Duration) or column.dtype.is_nested():
-            raise LabError(
-                f"{where}: {column.name!r} ({column.dtype}) cannot be part of --context; name those that can"
-            )
+        elif _unusable(column.dtype):
+            raise LabError(f"{where}: {column.name!r} ({column.dtype}) cannot be a context; name those that can")
         else:
             found.append(column.cast(pl.String).fill_null("(missing)"))
     return pl.DataFrame(found)

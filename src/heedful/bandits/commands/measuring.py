@@ -214,14 +214,16 @@ def run(
         if contender.learner is not None:
             if work.propensities is not None:
                 estimate, matched = work.replay(contender.learner, seed)
-                weighed = estimate.denominators > 0
-                found.append(Outcome(contender, {"replay": estimate}, _replayed(estimate), None, matched, weighed))
+                matching = estimate.denominators > 0
+                found.append(Outcome(contender, {"replay": estimate}, _replayed(estimate), None, matched, matching))
             continue
         policy = work.policy(contender, oracles.get(contender.oracle))
         predicted = work.predicted(name, oracle) if {"dr", "direct"} & set(estimators) else None
+        support: Support | None = None
+        weighed: NDArray[np.bool_] | None = None
         if logged is None:
             direct = (policy * work.predicted(name, oracle)).sum(axis=1)
-            estimates, support, weighed = {"direct": Estimate("direct", direct, np.ones(len(log)))}, None, None
+            estimates = {"direct": Estimate("direct", direct, np.ones(len(log)))}
         else:
             estimates, support = logged.estimates(policy, predicted, work.clip), logged.support(policy)
             weighed = logged.weights(policy) > 0
