@@ -19,6 +19,11 @@ _WORLDS = {
     ("bent", "boosting"): "nonlinear world, boosted trees", ("digits", "logistic"): "digits, logistic model",
     ("fees", "ridge"): "real fees, ridge model",
 }  # fmt: skip
+_SWEEPS = (
+    ("window", "generations in the window", "How many logs the model is trained on"),
+    ("delay", "generations until a log is released", "How late logs come"),
+    ("rate", "authorised under random actions", "How rare failures are"),
+)
 
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
@@ -26,14 +31,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     learned = rows.filter(pl.col("oracle").is_not_null()).with_columns(panel=titled)
     main = learned.filter(pl.col("part").is_in(["main", "digits", "fees"]))
     found = [_regret(main), _errors(main)]
-    sweeps = [
-        _sweep(learned.filter(pl.col("part") == part), part, title, caption)
-        for part, title, caption in (
-            ("window", "generations in the window", "How many logs the model is trained on"),
-            ("delay", "generations until a log is released", "How late logs come"),
-            ("rate", "authorised under random actions", "How rare failures are"),
-        )
-    ]
+    sweeps = [_sweep(learned, *each) for each in _SWEEPS]
     off = rows.filter((pl.col("part") == "off-policy") & pl.col("miss").is_not_null())
     shop = rows.filter((pl.col("part") == "open-bandit") & pl.col("value").is_not_null())
     return [*found, *sweeps, *([_estimates(off)] if len(off) else []), *([_shop(shop)] if len(shop) else [])]
@@ -41,7 +39,8 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
 
 def _color(data: pl.DataFrame) -> alt.Color:
     names = [name for name in _COLORS if name in set(data["policy"])]
-    return alt.Color("policy:N", title=None, scale=alt.Scale(domain=names, range=[_COLORS[name] for name in names]))
+    scale = alt.Scale(domain=names, range=[_COLORS[name] for name in names])
+    return alt.Color("policy:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1))
 
 
 def _regret(main: pl.DataFrame) -> Figure:
@@ -117,9 +116,13 @@ def _errors(main: pl.DataFrame) -> Figure:
     )
 
 
-def _sweep(rows: pl.DataFrame, column: str, title: str, caption: str) -> Figure:
+def _sweep(learned: pl.DataFrame, column: str, axis: str, title: str) -> Figure:
+    """Regret and oscillation over one setting; where the others stand at it, the main runs are a point of it."""
+    swept = learned.filter((pl.col("part") == column) & pl.col("regret").is_not_null())
+    keys = ["panel", "policy"]
+    main = learned.filter((pl.col("part") == "main") & pl.col("regret").is_not_null() & pl.col(column).is_not_null())
     data = (
-        rows.filter(pl.col("regret").is_not_null())
+        pl.concat([swept, main.join(swept.select(keys).unique(), on=keys, how="semi")])
         .group_by("panel", "policy", column)
         .agg(pl.col("regret", "oscillation").mean())
         .sort("panel", "policy", column)
@@ -129,7 +132,7 @@ def _sweep(rows: pl.DataFrame, column: str, title: str, caption: str) -> Figure:
         alt.Chart(long)
         .mark_line(point=True)
         .encode(
-            x=alt.X(f"{column}:Q", title=title, scale=alt.Scale(zero=False)),
+            x=alt.X(f"{column}:Q", title=axis, scale=alt.Scale(zero=False)),
             y=alt.Y("value:Q", title=None),
             color=_color(data),
             strokeDash=alt.StrokeDash("panel:N", title=None),
@@ -139,7 +142,9 @@ def _sweep(rows: pl.DataFrame, column: str, title: str, caption: str) -> Figure:
         .properties(width=300, height=210)
         .resolve_scale(y="independent")
     )
-    return Figure(caption, chart, data, f"{caption}: means over seeds; 3, 0 and as drawn elsewhere.")
+    return Figure(
+        title, chart, data, "Means over seeds. Elsewhere the window is 3, the delay 0, and rates are as they are drawn."
+    )
 
 
 def _estimates(off: pl.DataFrame) -> Figure:
@@ -161,7 +166,7 @@ def _estimates(off: pl.DataFrame) -> Figure:
         chart,
         table,
         "The value of SquareCB (gamma 300) from logs of 1000 requests by epsilon-greedy (0.3) on an older model; "
-        "predictions come from a third, which the bent world is too bent for.",
+        "predictions come from a third one, which is wrong in the bent world.",
     )
 
 
