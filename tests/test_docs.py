@@ -21,7 +21,7 @@ def test_made_parts_are_up_to_date():
 
 def test_every_system_has_a_page():
     catalog = discover.catalog()
-    for experiment in (*catalog.of_room("kv"), *catalog.of_room("paging"), *catalog.of_room("serving")):
+    for experiment in catalog.experiments:
         assert (ROOT / "docs" / "systems" / f"{experiment.slug}.md").exists()
 
 

@@ -1,0 +1,376 @@
+"""Microseconds per decision of bandit learners, alone, in batches and many seeds at once, and beside other libraries.
+
+    python benchmarks/bandits.py [--part rounds|batches|seeds|peers] [--rounds 5] [--quick]
+
+One core, processor time, so that other work on the machine matters little. A round is what a user writes: decide, look
+the reward up, update. Other libraries (VowpalWabbit, MABWiser, river) run in a virtual environment of their own that is
+made on first use; they are given the same contexts and the same rewards, round by round, with the same exploration, and
+what they earn is compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before scikit-learn
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from heedful.bandits import (
+    BoostingOracle,
+    Generations,
+    LogisticOracle,
+    Payments,
+    Reward,
+    Rewards,
+    RidgeOracle,
+    SquareCB,
+    make,
+    names,
+)
+from heedful.bandits.exploring import draw
+
+RESULTS = Path(__file__).parent / "results"
+PEERS = ("vowpalwabbit==9.11.9", "mabwiser==2.7.4", "river==0.26.1")
+SIZES = ((10, 20), (100, 20), (10, 100), (100, 100))
+LANES = 64
+LINEAR = ("linucb", "lints", "squarecb", "falcon", "contextual-epsilon", "softmax")
+BESIDE = (
+    ("squarecb", "vowpalwabbit", "squarecb"),
+    ("contextual-epsilon", "vowpalwabbit", "epsilon"),
+    ("linucb", "mabwiser", "linucb"),
+    ("lints:scale=0.3", "mabwiser", "lints"),
+    ("contextual-epsilon", "mabwiser", "epsilon"),
+    ("ucb1", "mabwiser", "ucb1"),
+    ("linucb", "river", "linucb"),
+    ("epsilon-greedy", "river", "epsilon"),
+    ("ucb1", "river", "ucb1"),
+    ("exp3", "river", "exp3"),
+)
+"""Ours, the library, and its method; exploration is the same, but for what the page says."""
+
+SERVER = r"""
+import json, random, sys, time
+import numpy as np
+
+def vowpalwabbit(method, seed, x, rewards):
+    import vowpalwabbit
+    how = {"squarecb": "--squarecb --gamma_scale 10 --gamma_exponent 0.5", "epsilon": "--epsilon 0.1"}[method]
+    work = vowpalwabbit.Workspace(f"--cb_explore_adf {how} --cb_type mtr -q sa --quiet --random_seed {seed}")
+    rng, total, K = np.random.default_rng(seed), 0.0, rewards.shape[1]
+    begun = time.process_time()
+    for t in range(len(x)):
+        shared = "shared |s " + " ".join(f"{j}:{v:.6f}" for j, v in enumerate(x[t]))
+        chances = np.array(work.predict([shared, *(f"|a {k}" for k in range(K))]))
+        k = int(rng.choice(K, p=chances / chances.sum()))
+        reward = rewards[t, k]
+        total += reward
+        lines = [f"|a {j}" if j != k else f"0:{-reward}:{chances[k]} |a {j}" for j in range(K)]
+        work.learn([shared, *lines])
+    return time.process_time() - begun, total
+
+def mabwiser(method, seed, x, rewards):
+    from mabwiser.mab import MAB, LearningPolicy
+    policy = {
+        "linucb": lambda: LearningPolicy.LinUCB(alpha=1.0, l2_lambda=1.0),
+        "lints": lambda: LearningPolicy.LinTS(alpha=0.3, l2_lambda=1.0),
+        "epsilon": lambda: LearningPolicy.LinGreedy(epsilon=0.1, l2_lambda=1.0),
+        "ucb1": lambda: LearningPolicy.UCB1(alpha=1.0),
+    }[method]()
+    K, linear, total = rewards.shape[1], method != "ucb1", 0.0
+    learner = MAB(arms=list(range(K)), learning_policy=policy, seed=seed)
+    begun = time.process_time()
+    for t in range(len(x)):
+        row = x[t : t + 1]
+        k = t % K if t < 1 else learner.predict(row) if linear else learner.predict()
+        reward = rewards[t, k]
+        total += reward
+        told = ([k], [reward], row) if linear else ([k], [reward])
+        learner.fit(*told) if t == 0 else learner.partial_fit(*told)
+    return time.process_time() - begun, total
+
+def river(method, seed, x, rewards):
+    from river import bandit
+    policy = {
+        "linucb": lambda: bandit.LinUCBDisjoint(alpha=1.0, seed=seed),
+        "epsilon": lambda: bandit.EpsilonGreedy(epsilon=0.1, seed=seed),
+        "ucb1": lambda: bandit.UCB(delta=1.0, seed=seed),
+        "exp3": lambda: bandit.Exp3(gamma=0.1, seed=seed),
+    }[method]()
+    arms, linear, total = list(range(rewards.shape[1])), method == "linucb", 0.0
+    begun = time.process_time()
+    for t in range(len(x)):
+        context = dict(enumerate(x[t])) if linear else None
+        k = policy.pull(arms, context=context) if linear else policy.pull(arms)
+        reward = float(rewards[t, k])
+        total += reward
+        policy.update(k, context, reward) if linear else policy.update(k, reward)
+    return time.process_time() - begun, total
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    data = np.load(asked["file"])
+    print(json.dumps(globals()[asked["peer"]](asked["method"], asked["seed"], data["x"], data["rewards"])), flush=True)
+"""
+
+
+class Peer:
+    """Other libraries, in a process that stays."""
+
+    def __init__(self) -> None:
+        command = [peer_python(), "-W", "ignore", "-c", SERVER]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, **asked: Any) -> tuple[float, float]:
+        """Seconds of processor time of a run, and its total reward."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        seconds, total = json.loads(self._process.stdout.readline())
+        return seconds, total
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def peer_python() -> Path:
+    """The Python that has the other libraries, in an environment in the cache folder, made if it is not there."""
+    folder = Path.home() / ".cache" / "heedful" / "benchmarks" / "-".join(p.replace("==", "-") for p in PEERS)
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def clock(work: Callable[[], Any], rounds: int) -> float:
+    """Seconds of processor time of a work, the median of some; the first time compiles."""
+    work()
+    taken = []
+    for _ in range(rounds):
+        begun = time.thread_time()
+        work()
+        taken.append(time.thread_time() - begun)
+    return statistics.median(taken)
+
+
+def play(learner: Any, contexts: np.ndarray, rewards: np.ndarray) -> float:
+    """Rounds as a user writes them; the total reward."""
+    total = 0.0
+    for t in range(len(contexts)):
+        choice = learner.decide(contexts[t])
+        reward = float(rewards[t, choice.action])
+        total += reward
+        learner.update(Reward(choice.token, reward))
+    return total
+
+
+def play_lanes(lanes: Any, contexts: np.ndarray, rewards: np.ndarray) -> None:
+    """The same for many seeds at once; contexts [rounds, lanes, d], rewards [rounds, lanes, K]."""
+    index = np.arange(lanes.lanes)
+    for t in range(len(contexts)):
+        choices = lanes.decide(contexts[t])
+        lanes.update(Rewards(choices.token, rewards[t, index, choices.actions]))
+
+
+def rounds_part(rounds: int, length: int) -> list[dict[str, Any]]:
+    """Microseconds per round of every method at four sizes."""
+    rows, rng = [], np.random.default_rng(0)
+    for spec in names("arms"):
+        row: dict[str, Any] = {"method": spec}
+        for actions, features in SIZES:
+            contexts, rewards = rng.normal(size=(length, features)), rng.random((length, actions))
+            learner = make(spec).start(actions, features)
+            seconds = clock(lambda c=contexts, r=rewards, it=learner: play(it, c, r), rounds)
+            row[f"K={actions} d={features}, us"] = 1e6 * seconds / length
+        rows.append(row)
+    return rows
+
+
+def batches_part(rounds: int, length: int) -> list[dict[str, Any]]:
+    """Microseconds per row of batches: methods on their own, exploration of given scores, and whole generations."""
+    rows, rng = [], np.random.default_rng(0)
+    for actions, features in SIZES[:2]:
+        contexts = rng.normal(size=(length, features))
+        for spec in LINEAR:
+            learner = make(spec).start(actions, features, max_pending=1)
+            seconds = clock(lambda it=learner, c=contexts: it.decide_batch(length, c), rounds)
+            rows.append({"what": f"{spec}, decide_batch", "K": actions, "d": features, "us per row": seconds})
+        scores = rng.random((length, actions))
+        for what, work in (
+            ("inverse-gap weighting of given scores", lambda s=scores: SquareCB().probabilities(s, rows=6000)),
+            ("the same, and sampling", lambda s=scores: draw(SquareCB().probabilities(s, rows=6000), rng)),
+        ):
+            rows.append({"what": what, "K": actions, "d": None, "us per row": clock(work, rounds)})
+    for row in rows:
+        row["us per row"] *= 1e6 / length
+    count, per = (12, 2000) if length >= 2000 else (3, 200)
+    for oracle in (RidgeOracle(), LogisticOracle(), BoostingOracle()):
+        seconds = clock(lambda o=oracle: generations(o, count, per), max(1, rounds // 3))
+        what = f"{count} generations of {per} on {oracle.name}: fit, score, weigh, sample"
+        rows.append({"what": what, "K": 8, "d": 8, "us per row": 1e6 * seconds / (count * per)})
+    return rows
+
+
+def generations(oracle: Any, count: int, per: int) -> None:
+    """A whole run of SquareCB on payments."""
+    world = Payments(nonlinearity=1.0)
+    served = Generations(oracle, SquareCB(), world.actions, world.features)
+    for number in range(count):
+        asked = world.requests(per, np.random.default_rng(number))
+        log = served.serve(asked.contexts, asked.feasible)
+        served.close(asked.outcomes[np.arange(per), log.actions])
+
+
+def seeds_part(rounds: int, length: int) -> list[dict[str, Any]]:
+    """Microseconds per round and seed: one learner after the other, and all of them together."""
+    rows, rng = [], np.random.default_rng(0)
+    actions, features = SIZES[0]
+    contexts, rewards = rng.normal(size=(length, LANES, features)), rng.random((length, LANES, actions))
+    for spec in names("arms"):
+        method = make(spec)
+        alone = [method.start(actions, features, seed) for seed in range(LANES)]
+        lanes = method.many(actions, features, seeds=range(LANES))
+
+        def one_by_one(learners: Any = alone) -> None:
+            for lane, learner in enumerate(learners):
+                play(learner, contexts[:, lane], rewards[:, lane])
+
+        loop = 1e6 * clock(one_by_one, rounds) / (LANES * length)
+        batched = 1e6 * clock(lambda it=lanes: play_lanes(it, contexts, rewards), rounds) / (LANES * length)
+        row = {"method": spec, "seeds": LANES, "loop, us": loop, "together, us": batched, "ratio": loop / batched}
+        rows.append(row)
+    return rows
+
+
+def peers_part(seeds: int, length: int) -> list[dict[str, Any]]:
+    """Time and reward beside other libraries, on the same contexts and rewards, seed by seed."""
+    actions, features, peer, rows = 10, 20, Peer(), []
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for seed in range(seeds):
+            asked = Payments(seed=seed, actions=actions, features=features - 1).requests(
+                length, np.random.default_rng([seed, 5])
+            )
+            files.append(f"{folder}/{seed}.npz")
+            np.savez(files[-1], x=np.column_stack([np.ones(length), asked.contexts]), rewards=asked.outcomes)
+        for spec, library, method in BESIDE:
+            ours, theirs, seconds, other = [], [], [], []
+            for seed, file in enumerate(files):
+                data = np.load(file)
+                x, rewards = data["x"], data["rewards"]
+                for _ in range(2 if seed == 0 else 1):  # the first one compiles
+                    learner = make(spec).start(actions, features, seed)
+                    begun = time.thread_time()
+                    total = play(learner, x, rewards)
+                    taken = time.thread_time() - begun
+                seconds.append(taken)
+                ours.append(total / length)
+                took, total = peer.run(peer=library, method=method, seed=seed, file=file)
+                other.append(took)
+                theirs.append(total / length)
+            gaps = np.array(ours) - np.array(theirs)
+            half = stats.t.ppf(0.975, seeds - 1) * gaps.std(ddof=1) / np.sqrt(seeds)
+            mine, its = (1e6 * statistics.median(each) / length for each in (seconds, other))
+            rows.append(
+                {
+                    "method": spec,
+                    "peer": f"{library} {method}",
+                    "us, ours": mine,
+                    "us, peer": its,
+                    "peer / ours": its / mine,
+                    "reward, ours": float(np.mean(ours)),
+                    "reward, peer": float(np.mean(theirs)),
+                    "ours - peer": float(gaps.mean()),
+                    "low": float(gaps.mean() - half),
+                    "high": float(gaps.mean() + half),
+                }
+            )
+    peer.close()
+    return rows
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return found[0] if found else platform.machine()
+
+
+def report(title: str, rows: Sequence[Mapping[str, Any]], part: str, quick: bool) -> None:
+    """Prints the rows as a table and, unless ``quick``, writes them to ``results/``."""
+    table = Table(title=title)
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if quick:
+        return
+    record = {
+        "command": " ".join(["python", "benchmarks/bandits.py", *sys.argv[1:]]),
+        "title": title,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{processor()}, one core of {os.cpu_count()}, processor time",
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "numba", "scikit-learn")},
+            **dict(peer.split("==") for peer in PEERS if part == "peers"),
+        },
+        "rows": [
+            {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
+            for row in rows
+        ],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"bandits-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small, to see that it runs; nothing is written")
+    parser.add_argument("--part", choices=("rounds", "batches", "seeds", "peers"), help="one part; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
+    parser.add_argument("--seeds", type=int, default=20, help="of the comparison with other libraries")
+    given = parser.parse_args()
+    rounds, length, seeds = (1, 100, 2) if given.quick else (given.rounds, 2000, given.seeds)
+    parts: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
+        "rounds": ("Microseconds per round: decide, look up, update", lambda: rounds_part(rounds, length)),
+        "batches": ("Microseconds per row of a batch", lambda: batches_part(rounds, length)),
+        "seeds": (f"{LANES} seeds, K = 10, d = 20", lambda: seeds_part(rounds, length // 10)),
+        "peers": ("Beside other libraries, K = 10, d = 20", lambda: peers_part(seeds, length // 2)),
+    }
+    for part, (title, work) in parts.items():
+        if given.part in (None, part):
+            report(title, work(), part, given.quick)
+
+
+if __name__ == "__main__":
+    main()

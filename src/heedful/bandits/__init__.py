@@ -1,0 +1,101 @@
+"""Online decisions with partial, late or fair-constrained feedback.
+
+>>> from heedful.bandits import LinUCB, Reward
+>>> learner = LinUCB(alpha=0.5).start(actions=3, features=2, seed=0)
+>>> choice = learner.decide([1.0, 0.2])
+>>> learner.update(Reward(choice.token, reward=1.0))
+>>> learner.counts
+Counts(decided=1, pending=0, learned=1, expired=0, late=0)
+
+Names are loaded when they are first used, so that listing experiments does not import numba.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heedful.bandits.arms import ArmLanes, ArmLearner, ArmMethod, Batch, Choice, Choices, Reward, Rewards
+    from heedful.bandits.base import Counts, Decision, Feedback, Learner, Ledger, Method
+    from heedful.bandits.baselines import RoundRobin, Uniform
+    from heedful.bandits.epsilon_greedy import EpsilonGreedy
+    from heedful.bandits.exp3 import EXP3
+    from heedful.bandits.falcon import Falcon
+    from heedful.bandits.fee_payments import FeePayments
+    from heedful.bandits.generations import Generations, Log
+    from heedful.bandits.learners import make, names
+    from heedful.bandits.lints import LinTS
+    from heedful.bandits.linucb import LinUCB
+    from heedful.bandits.off_policy import Estimate, Logged, Support
+    from heedful.bandits.oracle_policies import ContextualEpsilon, EpsilonSplit, Greedy, Softmax
+    from heedful.bandits.oracles import BoostingOracle, LogisticOracle, RidgeOracle
+    from heedful.bandits.payments import Digits, Payments
+    from heedful.bandits.squarecb import SquareCB
+    from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
+    from heedful.bandits.ucb1 import UCB1
+
+__all__ = [
+    "EXP3",
+    "UCB1",
+    "ArmLanes",
+    "ArmLearner",
+    "ArmMethod",
+    "Batch",
+    "BernoulliThompson",
+    "BoostingOracle",
+    "Choice",
+    "Choices",
+    "ContextualEpsilon",
+    "Counts",
+    "Decision",
+    "Digits",
+    "EpsilonGreedy",
+    "EpsilonSplit",
+    "Estimate",
+    "Falcon",
+    "FeePayments",
+    "Feedback",
+    "GaussianThompson",
+    "Generations",
+    "Greedy",
+    "Learner",
+    "Ledger",
+    "LinTS",
+    "LinUCB",
+    "Log",
+    "Logged",
+    "LogisticOracle",
+    "Method",
+    "Payments",
+    "Reward",
+    "Rewards",
+    "RidgeOracle",
+    "RoundRobin",
+    "Softmax",
+    "SquareCB",
+    "Support",
+    "Uniform",
+    "make",
+    "names",
+]
+
+_HOME = {
+    "ArmLanes": "arms", "ArmLearner": "arms", "ArmMethod": "arms", "Batch": "arms", "Choice": "arms",
+    "Choices": "arms", "Reward": "arms", "Rewards": "arms",
+    "Counts": "base", "Decision": "base", "Feedback": "base", "Learner": "base", "Ledger": "base", "Method": "base",
+    "RoundRobin": "baselines", "Uniform": "baselines", "EpsilonGreedy": "epsilon_greedy", "EXP3": "exp3",
+    "make": "learners", "names": "learners", "LinTS": "lints", "LinUCB": "linucb",
+    "BernoulliThompson": "thompson", "GaussianThompson": "thompson", "UCB1": "ucb1",
+    "Falcon": "falcon", "FeePayments": "fee_payments", "Generations": "generations", "Log": "generations",
+    "Estimate": "off_policy", "Logged": "off_policy", "Support": "off_policy", "ContextualEpsilon":
+    "oracle_policies", "EpsilonSplit": "oracle_policies", "Greedy": "oracle_policies", "Softmax":
+    "oracle_policies", "BoostingOracle": "oracles", "LogisticOracle": "oracles", "RidgeOracle": "oracles",
+    "Digits": "payments", "Payments": "payments", "SquareCB": "squarecb",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"heedful.bandits.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

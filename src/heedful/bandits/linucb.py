@@ -1,0 +1,74 @@
+"""LinUCB plays the action whose linear estimate, plus a width in the direction of the context, is largest.
+
+Li, Chu, Langford, Schapire, "A Contextual-Bandit Approach to Personalized News Article Recommendation", WWW 2010,
+algorithm 1: ``x^T theta_k + alpha sqrt(x^T A_k^-1 x)``, with a ridge regression per action (disjoint). With ``shared``
+there is one regression for all, and a context has a row per action (Chu, Li, Reyzin, Schapire, AISTATS 2011).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.bandits.arms import ArmMethod
+from heedful.bandits.base import between
+from heedful.bandits.kernels import not_finite, refused
+from heedful.bandits.ridge import Ridge, add_rows, dot, no_rows, quadratic
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(inverse, estimate, contexts, feasible, alpha, step, actions):  # type: ignore[no-untyped-def]
+    bad = refused(feasible)
+    if bad == 0:
+        bad = not_finite(contexts)
+    if bad:
+        return bad
+    for i in range(len(actions)):
+        s, row = i * step, feasible[i if len(feasible) > 1 else 0]
+        top = -np.inf
+        for k in range(len(row)):
+            if row[k]:
+                model = k if inverse.shape[1] > 1 else 0
+                x = contexts[i, k if contexts.shape[1] > 1 else 0]
+                index = dot(x, estimate[s, model]) + alpha * np.sqrt(quadratic(inverse[s, model], x))
+                if index > top:
+                    top, actions[i] = index, k
+    return 0
+
+
+@dataclass(frozen=True)
+class LinUCB(ArmMethod):
+    """Linear estimate plus confidence width.
+
+    Attributes:
+        alpha: factor of the width, at least 0.
+        ridge: of the regressions, above 0.
+        shared: one regression for all actions; contexts are float64 ``[K, d]``, as many actions as there are rows.
+    """
+
+    name: ClassVar[str] = "linucb"
+    linear: ClassVar[bool] = True
+    alpha: float = 1.0
+    ridge: float = 1.0
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        between("alpha", self.alpha, 0.0)
+        between("ridge", self.ridge, 0.0, open_low=True)
+
+    @property
+    def per_action(self) -> bool:
+        return self.shared
+
+    def begin(self, words: NDArray[np.uint64], actions: int, features: int) -> Ridge:
+        return no_rows(words, 1 if self.shared else actions, features, self.ridge)
+
+    def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
+        return _choose(state.inverse, state.estimate, contexts, feasible, float(self.alpha), step, actions), None
+
+    def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
+        add_rows(state.inverse, state.estimate, contexts, actions, rewards)

@@ -1,0 +1,201 @@
+"""What another policy would have brought, from a log whose probabilities are known.
+
+With the logged action's weight ``w = pi(a | x) / p(a | x)``, over n logged rows:
+
+==============  ======================================================================================
+``ips``         ``mean(w r)``: unbiased where the log covers what the policy does
+``snips``       ``sum(w r) / sum(w)``: of less variance, and unmoved by a constant added to rewards
+``direct``      ``mean(sum_a pi(a) q(a))``: no weights; as good as the model q is
+``dr``          ``mean(sum_a pi(a) q(a) + w (r - q(a)))``: unbiased if either the weights or q are right
+==============  ======================================================================================
+
+Dudík, Langford, Li, "Doubly Robust Policy Evaluation and Learning", ICML 2011; Swaminathan, Joachims, "The
+Self-Normalized Estimator for Counterfactual Learning", NeurIPS 2015. What a log cannot say is said by
+:class:`Support`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from heedful.bandits.base import between
+
+Floats = NDArray[np.float64]
+LEAST_ESS, MOST_UNCOVERED = 100.0, 0.01
+"""Below, or above, a log does not carry a policy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """The value of a policy, a ratio of two means over rows.
+
+    Attributes:
+        name: which estimator.
+        numerators: float64 ``[n]``.
+        denominators: float64 ``[n]``; all 1 but for ``snips``.
+    """
+
+    name: str
+    numerators: Floats
+    denominators: Floats
+
+    @property
+    def value(self) -> float:
+        """The estimate; NaN if all weights are 0."""
+        total = float(self.denominators.sum())
+        return float(self.numerators.sum()) / total if total else math.nan
+
+    def interval(self, blocks: ArrayLike | None = None) -> tuple[float, float]:
+        """The 95 % interval, Student's, of the estimate linearised.
+
+        Args:
+            blocks: ``[n]``: rows of one block (a day, a user) stand or fall together; None: each on its own.
+
+        Raises ValueError for blocks of another length, or fewer than two of them.
+        """
+        n = len(self.numerators)
+        residuals = (self.numerators - self.value * self.denominators) / self.denominators.mean()
+        if blocks is not None:
+            labels = np.asarray(blocks)
+            if labels.shape != (n,):
+                raise ValueError(f"blocks: must be {n} labels, has shape {list(labels.shape)}")
+            which = np.unique(labels, return_inverse=True)[1]
+            residuals = np.bincount(which, weights=residuals)
+        count = len(residuals)
+        if count < 2:
+            raise ValueError(f"blocks: an interval needs at least two, there are {count}")
+        half = special.stdtrit(count - 1, 0.975) * math.sqrt(count / (count - 1) * float((residuals**2).sum())) / n
+        return self.value - half, self.value + half
+
+
+@dataclass(frozen=True)
+class Support:
+    """How far a log carries a policy.
+
+    Attributes:
+        ess: effective sample size, ``(sum w)^2 / sum w^2``: as many rows of the policy's own would say as much.
+        max_weight: the largest w.
+        mean_weight: the mean of w; far from 1 means that the policy, or the stated probabilities, do not fit the log.
+        uncovered: the share of the policy's mass on actions that the log never takes there, in [0, 1].
+    """
+
+    ess: float
+    max_weight: float
+    mean_weight: float
+    uncovered: float
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """In words why the log does not carry the policy; empty if it does."""
+        found = []
+        if self.ess < LEAST_ESS:
+            found.append(f"the effective sample size is {self.ess:.3g}, below {LEAST_ESS:g}")
+        if self.uncovered > MOST_UNCOVERED:
+            found.append(f"{100 * self.uncovered:.3g} % of what it does is never logged, more than 1 %")
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Logged:
+    """A log with known probabilities.
+
+    Attributes:
+        actions: int64 ``[n]``: what was done, in 0..K-1.
+        rewards: float64 ``[n]``: what it brought.
+        propensities: float64 ``[n]``: with which probability it was done, in (0, 1].
+        covered: bool ``[n, K]`` or ``[K]``: which actions could have been logged.
+
+    Raises ValueError for other shapes, no rows, unknown actions, rewards that are not finite and propensities out of
+    range.
+    """
+
+    actions: NDArray[np.int64]
+    rewards: Floats
+    propensities: Floats
+    covered: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        n, k = len(self.actions), self.covered.shape[-1]
+        if not n:
+            raise ValueError("actions: a log needs at least one row")
+        if self.covered.shape not in ((k,), (n, k)) or self.covered.dtype != np.bool_:
+            raise ValueError(f"covered: must be a mask of shape [{n}, K], has {list(self.covered.shape)}")
+        for name, array in (("rewards", self.rewards), ("propensities", self.propensities)):
+            if array.shape != (n,) or not np.isfinite(array).all():
+                raise ValueError(f"{name}: must be {n} finite numbers")
+        if self.actions.min() < 0 or self.actions.max() >= k:
+            raise ValueError(f"actions: must lie in [0, {k - 1}]")
+        bad = (self.propensities <= 0) | (self.propensities > 1)
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(f"propensities: must lie in (0, 1], is {self.propensities[row]:g} in row {row}")
+
+    def weights(self, policy: Floats, clip: float | None = None) -> Floats:
+        """float64 ``[n]``: the policy's probability of what was done over the log's, at most ``clip``.
+
+        Args:
+            policy: float64 ``[n, K]``: rows sum to 1.
+            clip: above 0; None: nothing is clipped. A clipped estimate is biased; say so beside it.
+
+        Raises ValueError for another shape, for rows that are no probabilities, and for a clip that is not above 0.
+        """
+        n, k = len(self.actions), self.covered.shape[-1]
+        if policy.shape != (n, k):
+            raise ValueError(f"policy: must have shape [{n}, {k}], has {list(policy.shape)}")
+        if not ((policy >= 0).all() and np.allclose(policy.sum(axis=1), 1.0, rtol=0, atol=1e-6)):
+            raise ValueError("policy: rows must be probabilities that sum to 1")
+        w = policy[np.arange(n), self.actions] / self.propensities
+        return w if clip is None else np.minimum(w, between("clip", clip, 0.0, open_low=True))
+
+    def support(self, policy: Floats) -> Support:
+        """How far the log carries a policy. Raises ValueError as :meth:`weights`."""
+        w = self.weights(policy)
+        squares = float((w**2).sum())
+        ess = float(w.sum()) ** 2 / squares if squares else 0.0
+        uncovered = float(np.where(self.covered, 0.0, policy).sum(axis=1).mean())
+        return Support(ess, float(w.max()), float(w.mean()), uncovered)
+
+    def estimates(
+        self, policy: Floats, predicted: Floats | None = None, clip: float | None = None
+    ) -> dict[str, Estimate]:
+        """Estimates by name; ``direct`` and ``dr`` only with predictions.
+
+        Args:
+            policy: float64 ``[n, K]``: the probabilities of the policy that is evaluated.
+            predicted: float64 ``[n, K]``: predicted rewards, from a model that was fitted to other rows.
+            clip: weights are at most that; None: not clipped.
+
+        Raises ValueError as :meth:`weights`, and for predictions of another shape.
+        """
+        w, ones, rows = self.weights(policy, clip), np.ones(len(self.actions)), np.arange(len(self.actions))
+        found = [Estimate("ips", w * self.rewards, ones), Estimate("snips", w * self.rewards, w)]
+        if predicted is not None:
+            if predicted.shape != policy.shape:
+                raise ValueError(f"predicted: must have shape {list(policy.shape)}, has {list(predicted.shape)}")
+            direct = (policy * predicted).sum(axis=1)
+            error = self.rewards - predicted[rows, self.actions]
+            found += [Estimate("direct", direct, ones), Estimate("dr", direct + w * error, ones)]
+        return {estimate.name: estimate for estimate in found}
+
+
+@dataclass(frozen=True, eq=False)
+class Plays:
+    """What a log says about each action.
+
+    Attributes:
+        expected: float64 ``[K]``: the sum of its probabilities.
+        realised: int64 ``[K]``: how often it was done.
+    """
+
+    expected: Floats
+    realised: NDArray[np.int64]
+
+
+def plays(probabilities: Floats, actions: NDArray[np.int64]) -> Plays:
+    """Expected and realised plays of every action, from float64 ``[n, K]`` and int64 ``[n]``."""
+    return Plays(probabilities.sum(axis=0), np.bincount(actions, minlength=probabilities.shape[1]))

@@ -1,0 +1,353 @@
+"""``heedful compare bandits``: what is measured, printed and stored, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from heedful.bandits.commands import logs, made, measuring, options, page, scores
+from heedful.bandits.exploring import draw
+from heedful.bandits.oracle_policies import ContextualEpsilon
+from heedful.bandits.oracles import LogisticOracle
+from heedful.cli import main
+from heedful.lab.errors import LabError
+from heedful.lab.report.comparisons import read_comparisons
+
+
+@pytest.fixture
+def compare(capsys: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+    """``compare(*words)``: exit status, standard output and standard error, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: Any) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["compare", "bandits", *map(str, words)])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    return call
+
+
+def a_log(n: int = 1200, seed: int = 0) -> pl.DataFrame:
+    """Shops and baskets; offer b is better for shop x, c for the others; a is logged most."""
+    rng = np.random.default_rng(seed)
+    shop, basket = rng.choice(["x", "y", "z"], n), rng.normal(size=n)
+    p = np.where(np.arange(3) == 0, 0.6, 0.2) * np.ones((n, 3))
+    actions = draw(p, rng)
+    best = np.where(shop == "x", 1, 2)
+    rewards = (rng.random(n) < np.where(actions == best, 0.8, 0.2)).astype(int)
+    return pl.DataFrame(
+        {
+            "at": np.datetime64("2024-01-01") + (np.arange(n) // 30).astype("timedelta64[D]"),
+            "shop": shop,
+            "basket": basket,
+            "action": np.array(["a", "b", "c"])[actions],
+            "reward": rewards,
+            "propensity": p[np.arange(n), actions],
+        }
+    )
+
+
+def rows_of(log: logs.Log, policies: str, oracle: str = "logistic", **changed: Any) -> dict[str, dict[str, Any]]:
+    """Rows by policy, of the second half."""
+    oracles = options.read_oracles(oracle)
+    cut = len(log) // 2
+    work = measuring.Work(log.part(0, cut), log.part(cut, len(log)), log.part(cut, len(log)).propensities, None)
+    names = changed.get("estimators", options.ESTIMATORS)
+    outcomes = measuring.run(work, options.read_policies(policies, oracles), oracles, names, 0, lambda *_: None)
+    found = measuring.rows(outcomes, work, measuring.Intervals(work.measured.days, len(work.measured)))
+    return {row["policy"]: row for row in found}
+
+
+COLUMNS = logs.Columns(None, "action", "reward", "propensity", None, None, "at")
+
+
+def test_a_log_is_read_with_its_types() -> None:
+    log = logs.from_table(a_log(), COLUMNS, "--log a.csv", "a.csv")
+    assert log.labels == ("a", "b", "c") and log.contexts.columns == ["shop", "basket"]
+    assert log.days is not None and len(np.unique(log.days)) == 40
+    encode = logs.Encoder.of(log.contexts)
+    x = encode(log.contexts)
+    assert x.shape == (1200, 5) and x[:, :4].sum() == 1200 and x[:, 3].sum() == 0
+    assert x[:, 4].mean() == pytest.approx(0, abs=1e-12) and x[:, 4].std(ddof=1) == pytest.approx(1)
+    fresh = encode(pl.DataFrame({"shop": ["w", "x"], "basket": [0.0, 0.0]}))
+    assert fresh[:, :4].tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
+
+
+def test_rows_are_put_in_the_order_of_time_and_numbered_actions_in_theirs() -> None:
+    table = a_log().with_columns(action=pl.col("action").replace_strict({"a": 10, "b": 9, "c": 100}))
+    log = logs.from_table(table.sample(fraction=1.0, shuffle=True, seed=1), COLUMNS, "", "")
+    assert log.labels == ("9", "10", "100") and (np.diff(log.days) >= 0).all()  # type: ignore[arg-type]
+
+
+def test_estimates_know_the_truth_and_policies_only_the_first_half() -> None:
+    log = made.payments(1)
+    found = rows_of(log, "uniform,greedy,squarecb:gamma=300,ucb1,linucb")
+    for name in ("uniform", "greedy", "squarecb:gamma=300"):
+        row = found[name]
+        error = (row["dr_high"] - row["dr_low"]) / 3.92
+        assert abs(row["dr"] - row["truth"]) < 4 * error and row["dr_low"] < row["dr"] < row["dr_high"]
+        assert abs(row["snips"] - row["truth"]) < 4 * (row["snips_high"] - row["snips_low"]) / 3.92
+        assert row["problems"] == "" and row["unlogged"] == 0.0 and row["replay"] is None
+    half = len(log) // 2
+    before, after = log.part(0, half), log.part(half, len(log))
+    encode = logs.Encoder.of(before.contexts)
+    model = LogisticOracle().fit(encode(before.contexts), before.actions, before.rewards, 8)
+    scores_ = np.where(after.feasible, model.predict(encode(after.contexts)), -1)
+    exact = after.truth[np.arange(half), scores_.argmax(axis=1)].mean()  # type: ignore[index]
+    assert found["greedy"]["truth"] == pytest.approx(exact)
+    assert found["linucb"]["replay"] > found["ucb1"]["replay"] > found["uniform"]["truth"]
+    assert found["greedy"]["gain"] == pytest.approx(found["greedy"]["dr"] - after.rewards.mean())
+    assert found["ucb1"]["gain"] == pytest.approx(found["ucb1"]["replay"] - after.rewards.mean())
+
+
+def test_replay_on_a_uniform_log_is_the_mean_of_the_rows_that_match() -> None:
+    table = a_log(seed=4)
+    rng = np.random.default_rng(0)
+    table = table.with_columns(action=pl.Series(rng.choice(["a", "b", "c"], 1200)), propensity=pl.lit(1 / 3))
+    log = logs.from_table(table, COLUMNS, "", "")
+    row = rows_of(log, "round-robin")["round-robin"]
+    after = log.part(600, 1200)
+    matches = after.actions == np.arange(600) % 3
+    assert row["replay"] == pytest.approx(after.rewards[matches].mean()) and row["matched"] == matches.sum()
+
+
+def test_rewards_of_any_scale_come_back_in_it() -> None:
+    table = a_log()
+    plain = rows_of(logs.from_table(table, COLUMNS, "", ""), "greedy,uniform")
+    scaled = rows_of(logs.from_table(table.with_columns(pl.col("reward") * 50 - 20), COLUMNS, "", ""), "greedy,uniform")
+    for name in plain:
+        for key in ("dr", "snips", "direct"):
+            assert scaled[name][key] == pytest.approx(50 * plain[name][key] - 20, abs=1e-6)
+
+
+def test_estimated_propensities_are_close_to_the_true_ones_and_never_0() -> None:
+    log = made.payments(0).part(0, 4000)
+    encode = logs.Encoder.of(log.contexts)
+    found = measuring.estimated_propensities(log, encode(log.contexts))
+    assert found.min() > 0 and found.max() <= 1
+    assert log.propensities is not None
+    assert np.corrcoef(found, log.propensities)[0, 1] > 0.7
+    assert (1 / found).mean() == pytest.approx(log.feasible.sum(axis=1).mean(), rel=0.25)
+
+
+def test_intervals_by_days_are_wide_where_days_differ() -> None:
+    rng = np.random.default_rng(0)
+    days = np.repeat(np.arange(30), 40)
+    rewards = (rng.random(1200) < rng.random(30)[days]).astype(float)
+    ones = np.ones(1200)
+    low, high = measuring.Intervals(days, 1200)(rewards, ones)
+    alone = 3.92 * rewards.std() / np.sqrt(1200)
+    assert high - low > 2 * alone and low < rewards.mean() < high
+    assert not measuring.Intervals(days // 3, 1200).by_days
+
+
+def test_what_a_log_cannot_carry_is_said() -> None:
+    log = made.payments(0)
+    never = np.array(log.actions)
+    few = rows_of(log.part(0, 300), "greedy,uniform")
+    assert "effective sample size" in few["greedy"]["problems"]
+    work = measuring.Work(log.part(0, 5000), log.part(5000, 9000), log.propensities[5000:9000], None)  # type: ignore[index]
+    assert measuring.odd_propensities(work) == ""
+    work.propensities = work.propensities * 0.5  # type: ignore[operator]
+    assert "do not fit the log" in measuring.odd_propensities(work)
+    assert never.max() == 7
+
+
+def test_rare_rewards_give_no_interval() -> None:
+    table = a_log().with_columns(reward=pl.when(pl.int_range(pl.len()) % 400 == 7).then(1).otherwise(0))
+    row = rows_of(logs.from_table(table, COLUMNS, "", ""), "uniform")["uniform"]
+    assert row["snips_low"] is None and row["snips"] is not None and "bear on it" in row["problems"]
+
+
+def test_printed_stored_and_published(compare: Any, tmp_path: Path) -> None:
+    a_log().write_parquet(tmp_path / "offers.parquet")
+    words = ("--log", "offers.parquet", "--time", "at", "--policies", "uniform,greedy,ucb1", "--context", "shop,basket")
+    status, out, err = compare(*words)
+    assert status == 0, err
+    lines = out.splitlines()
+    assert lines[0].startswith("Offers.parquet: 600 of 1,200 decisions measured, ")
+    assert lines[1].split()[:4] == ["policy", "model", "doubly", "robust"] and "ESS" in lines[1]
+    assert [line.split()[0] for line in lines[2:5]] == ["uniform", "greedy", "ucb1"]
+    assert "drawing days again" in out
+    assert Path(lines[-1].partition("report: ")[2]).parent == tmp_path / "site" / "comparisons"
+    (stored,), problems = read_comparisons(tmp_path / "runs")
+    assert problems == []
+    assert stored.command == (
+        "heedful compare bandits --log offers.parquet --time at --policies uniform,greedy,ucb1 --context shop,basket"
+    )
+    (frame,) = stored.tables.values()
+    assert frame["policy"].to_list() == ["uniform", "greedy", "ucb1"] and frame["dr"][1] > frame["dr"][0] + 0.1
+    assert [title for title, *_ in stored.figures] == [
+        "What policies would have brought", "How far the log carries each policy",
+    ]  # fmt: skip
+
+
+def test_json_and_a_csv_without_propensities(compare: Any, tmp_path: Path) -> None:
+    a_log().drop("propensity", "at").write_csv(tmp_path / "a.csv")
+    status, out, err = compare("--log", "a.csv", "--policies", "uniform,greedy", "--json")
+    assert status == 0, err
+    ((_, table),) = json.loads(out)["tables"].items()
+    assert [row["dr"] for row in table["rows"]] == [None, None] and table["rows"][0]["direct"] is not None
+    assert "no more than this" in table["note"] and table["rows"][0]["ess"] is None
+    status, out, err = compare("--log", "a.csv", "--policies", "uniform,greedy", "--estimate-propensity")
+    assert status == 0 and "SNIPS (estimated p)" in out and "Propensities are estimated" in out
+
+
+def test_sets_of_actions_from_lists_and_from_text(compare: Any, tmp_path: Path) -> None:
+    table = a_log().with_columns(there=pl.when(pl.col("action") == "c").then(pl.lit("b|c")).otherwise(pl.lit("a|b")))
+    table.write_csv(tmp_path / "a.csv")
+    columns = logs.Columns(("shop",), "action", "reward", "propensity", "there", None, None)
+    log = logs.read_log(tmp_path / "a.csv", columns)
+    lists = logs.from_table(table.with_columns(pl.col("there").str.split("|")), columns, "", "")
+    assert np.array_equal(log.feasible, lists.feasible) and log.feasible.sum(axis=1).tolist() == [2] * 1200
+    uniform = rows_of(log, "uniform")["uniform"]
+    assert uniform["max_weight"] == pytest.approx(0.5 / 0.2)
+
+
+def test_without_options_a_log_is_made(compare: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(made, "ROWS", 2000)
+    status, out, err = compare("--policies", "uniform,squarecb")
+    assert status == 0 and out.startswith("Made payments: 1,000 of 2,000 decisions measured") and "true value" in out
+
+
+def people(n: int = 4000, seed: int = 0) -> pl.DataFrame:
+    """Two groups, one of lower scores; outcomes follow the score; a tenth was never observed."""
+    rng = np.random.default_rng(seed)
+    group = rng.random(n) < 0.4
+    score = 1 / (1 + np.exp(-(np.where(group, -0.4, 0.6) + rng.normal(size=n))))
+    outcome = pl.Series((rng.random(n) < score).astype(int)).scatter(np.flatnonzero(rng.random(n) < 0.1), None)
+    return pl.DataFrame({"score": score, "group": np.where(group, "B", "A"), "outcome": outcome})
+
+
+def test_thresholds_by_hand() -> None:
+    some = scores.People(
+        np.array([0.9, 0.6, 0.2, 0.8, 0.4]), np.array([0, 0, 0, 1, 1]), ("A", "B"), np.array([1.0, 0, np.nan, 1, 0])
+    )
+    assert some.rates(0.5).tolist() == [2 / 3, 1 / 2] and some.gap(0.5) == pytest.approx(1 / 6)
+    assert some.rewards(0.5, scores.Terms(0.1, 2.0, 3.0)).tolist() == [2.0, -3.0, 2.0, 0.0]
+    assert some.rates(0.9).tolist() == [1 / 3, 0.0]
+
+
+def test_parity_keeps_the_tolerance_and_pays_for_it(tmp_path: Path) -> None:
+    people().write_parquet(tmp_path / "p.parquet")
+    read = scores.read_people(tmp_path / "p.parquet", "score", "group", "outcome", None)
+    before, measured = scores.check_parts(read, 2000)
+    terms = scores.Terms(0.1, 1.0, 1.0)
+    found = {row["policy"]: row for row in scores.rows(before, measured, terms)}
+    assert before.gap(found["parity"]["threshold"]) <= 0.1 < before.gap(found["unconstrained"]["threshold"])
+    tried = [at for at in before.candidates() if before.gap(at) <= 0.1]
+    assert found["parity"]["threshold"] == max(tried, key=lambda at: before.rewards(at, terms).mean())
+    assert found["unconstrained"]["reward"] > found["parity"]["reward"]
+    for row in found.values():
+        assert row["gap"] == pytest.approx(measured.gap(row["threshold"]))
+        assert row["gap_low"] < row["gap"] < row["gap_high"] and row["unobserved"] == pytest.approx(0.1, abs=0.05)
+    none = scores.rows(before, measured, scores.Terms(0.0, 1.0, 1.0))[-1]
+    assert none["threshold"] == min(before.candidates(), key=before.gap)
+
+
+def test_scores_printed_and_published(compare: Any, tmp_path: Path) -> None:
+    people().rename({"score": "s"}).write_csv(tmp_path / "p.csv")
+    status, out, err = compare("--scores", "p.csv", "--score", "s", "--tolerance", "0.1", "--loss", "2")
+    assert status == 0, err
+    assert err.startswith("notice: 10.") and "never observed" in err
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["fixed-0.5", "unconstrained", "parity"]
+    assert lines[2].split()[1] == "0.5" and "-2 for an accepted 0" in " ".join(lines)
+    (stored,), _ = read_comparisons(tmp_path / "runs")
+    assert stored.command == "heedful compare bandits --scores p.csv --score s --tolerance 0.1 --loss 2.0"
+
+
+LOG, PEOPLE = ("--log", "a.csv"), ("--scores", "p.csv")
+REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "no log": (("--log", "none.csv"), ("--log none.csv: No such file",)),
+    "no format": (("--log", "a.txt"), ("must end in .csv or .parquet",)),
+    "missing columns": ((*LOG, "--action", "act", "--reward", "paid"), ("no column 'act', 'paid'; it has: at, shop",)),
+    "missing context": ((*LOG, "--context", "shop,colour"), ("no column 'colour'",)),
+    "times as context": ((*LOG, "--context", "at"), ("'at'", "cannot be a context")),
+    "propensity 0": (("--log", "zero.csv"), ("'propensity' must lie in (0, 1], is 0 in row 3",)),
+    "propensity 2": (("--log", "two.csv"), ("'propensity' must lie in (0, 1], is 2 in row 3",)),
+    "nan context": (("--log", "nan.csv"), ("'basket' is not a finite number in row 3",)),
+    "missing action": (("--log", "null.csv"), ("'action' is missing in row 3",)),
+    "no action there": (("--log", "empty.csv", "--actions-column", "there"), ("'there' has no action in row 3",)),
+    "not among them": (("--log", "other.csv", "--actions-column", "there"), ("row 3 did", "not in its 'there'")),
+    "text as reward": ((*LOG, "--reward", "shop"), ("'shop' must hold numbers",)),
+    "no such policy": ((*LOG, "--policies", "greedi"), ("--policies 'greedi': is not known; there are: uniform",)),
+    "bad parameter": ((*LOG, "--policies", "squarecb:gamma=-1"), ("gamma=-1", "must be a number in [0, inf)")),
+    "shared": ((*LOG, "--policies", "linucb:shared=true"), ("needs features per action",)),
+    "no policy": ((*LOG, "--policies", ","), ("--policies is empty",)),
+    "no such model": ((*LOG, "--oracle", "net"), ("--oracle 'net': there are ridge, logistic, boosting",)),
+    "no such estimator": ((*LOG, "--estimators", "mean"), ("--estimators 'mean': there are dr",)),
+    "no propensities": (("--log", "bare.csv", "--estimators", "snips"), ("--estimate-propensity",)),
+    "replay without": (("--log", "bare.csv", "--policies", "ucb1"), ("'ucb1': is replayed, which needs",)),
+    "both": ((*LOG, "--estimate-propensity"), ("the log has propensities",)),
+    "split": ((*LOG, "--split", "1.0"), ("--split '1.0'", "below 1")),
+    "short": ((*LOG, "--split", "1%"), ("both need 50",)),
+    "no file": (("--reward", "x"), ("--reward is for your own log; add --log",)),
+    "log and scores": ((*LOG, *PEOPLE), ("compare one of the two",)),
+    "scores alone": (("--group", "g"), ("--group is for scored people; add --scores",)),
+    "log options": ((*PEOPLE, "--oracle", "ridge"), ("--oracle is for logs; leave out --scores",)),
+    "no such group": ((*PEOPLE, "--groups", "A,C"), ("group 'C' never appears in 'group'; there are: A, B",)),
+    "one group": ((*PEOPLE, "--groups", "A"), ("holds one group, 'A'",)),
+    "no outcome": ((*PEOPLE, "--outcome", "y"), ("no column 'y'",)),
+    "odd outcome": ((*PEOPLE, "--outcome", "score"), ("'score' must be 0, 1 or missing",)),
+    "folder": ((*LOG, "--out", "a.csv"), ("cannot write to a.csv",)),
+}
+
+
+@pytest.mark.parametrize(("words", "parts"), REFUSED.values(), ids=list(REFUSED))
+def test_bad_usage_is_one_line_before_any_work(
+    compare: Any, tmp_path: Path, monkeypatch: Any, words: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(measuring, "run", lambda *_: pytest.fail("worked"))
+    table = a_log(200).with_columns(there=pl.lit("a|b|c"))
+    row = pl.int_range(pl.len()) == 3
+    changes = {
+        "a": (), "zero": (pl.when(row).then(0.0).otherwise("propensity").alias("propensity"),),
+        "two": (pl.when(row).then(2.0).otherwise("propensity").alias("propensity"),),
+        "nan": (pl.when(row).then(float("nan")).otherwise("basket").alias("basket"),),
+        "null": (pl.when(row).then(None).otherwise("action").alias("action"),),
+        "empty": (pl.when(row).then(pl.lit("|")).otherwise("there").alias("there"),),
+        "other": (pl.when(row).then(pl.lit("z")).otherwise("there").alias("there"),),
+    }  # fmt: skip
+    for name, change in changes.items():
+        table.with_columns(*change).write_csv(tmp_path / f"{name}.csv")
+    table.drop("propensity").write_csv(tmp_path / "bare.csv")
+    (tmp_path / "a.txt").write_text("x")
+    people(300).write_csv(tmp_path / "p.csv")
+    if "at" in words[-1:]:
+        table.write_parquet(tmp_path / "a.parquet")
+        words = ("--log", "a.parquet", "--context", "at")
+    status, out, err = compare(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_a_group_must_be_in_both_parts() -> None:
+    some = scores.People(np.linspace(0, 1, 100), np.repeat([0, 1], 50), ("A", "B"), np.ones(100))
+    with pytest.raises(LabError, match="'B' does not appear in the part that thresholds are found on"):
+        scores.check_parts(some, 40)
+
+
+def test_policies_with_commas_inside() -> None:
+    found = options.read_policies("squarecb:scale=1,exponent=0.3,ucb1,uniform", ["ridge", "logistic"])
+    assert [(c.spec, c.oracle) for c in found] == [
+        ("squarecb:scale=1,exponent=0.3", "ridge"), ("squarecb:scale=1,exponent=0.3", "logistic"),
+        ("ucb1", ""), ("uniform", ""),
+    ]  # fmt: skip
+    assert found[3].rule == ContextualEpsilon(epsilon=1.0)
+
+
+def test_the_page_draws_what_it_is_given() -> None:
+    rows = list(rows_of(made.payments(0).part(0, 1000), "uniform,greedy,ucb1").values())
+    table = page.policies("t", "n", rows, options.ESTIMATORS, False)
+    values, support = page.figures(table, 0.5, options.ESTIMATORS)
+    assert set(values.table["estimator"]) == {"doubly robust", "SNIPS", "IPS", "direct", "replay", "true value"}
+    assert support.table.height == 3 and values.chart.to_dict() and support.chart.to_dict()

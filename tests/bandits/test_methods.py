@@ -1,0 +1,292 @@
+"""Methods that choose one of K actions, against plain ones and their own formulas; lanes and batches against one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from heedful.bandits import EXP3, UCB1, EpsilonGreedy, LinTS, LinUCB, Reward, Rewards, RoundRobin, Uniform, make, names
+from heedful.bandits.posteriors import chance_of_largest
+from heedful.bandits.ridge import add_rows, no_rows
+from heedful.bandits.streams import beta, gamma, normal, streams, uniform, word
+
+ARMS = [*names("arms"), "linucb:shared=true", "lints:shared=true"]
+seeds = st.integers(0, 1000)
+
+
+def world(seed: int, rounds: int, actions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards in [0, 1], [rounds, K], and masks."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((rounds, actions)) < 0.7
+    masks[np.arange(rounds), rng.integers(0, actions, rounds)] = True
+    return rng.random((rounds, actions)) * rng.random(actions), masks
+
+
+# streams
+
+
+def test_words_are_those_of_xoshiro256_plus_plus() -> None:
+    words = np.array([[1, 2, 3, 4]], dtype=np.uint64)
+    assert [int(word(words, 0)) for _ in range(4)] == [41943041, 58720359, 3588806011781223, 3591011842654386]
+
+
+@pytest.mark.parametrize(
+    "draw, law",
+    [
+        (uniform, stats.uniform()),
+        (normal, stats.norm()),
+        (lambda w, s: gamma(w, s, 1.0), stats.gamma(1.0)),
+        (lambda w, s: gamma(w, s, 7.5), stats.gamma(7.5)),
+        (lambda w, s: beta(w, s, 1.0, 4.0), stats.beta(1.0, 4.0)),
+    ],
+    ids=["uniform", "normal", "gamma-1", "gamma-7.5", "beta"],
+)
+def test_draws_follow_their_laws(draw: Any, law: Any) -> None:
+    words = streams([11])
+    drawn = [draw(words, 0) for _ in range(20_000)]
+    assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
+
+
+def test_streams_of_different_seeds_differ_and_bad_seeds_are_refused() -> None:
+    words = streams(range(200))
+    assert len({uniform(words, s) for s in range(200)}) == 200
+    for bad in ([], [-1], [1.5], [True]):
+        with pytest.raises(ValueError, match="seed"):
+            streams(bad)
+
+
+# one, many and batches
+
+
+@pytest.mark.parametrize("spec", ARMS)
+def test_each_lane_makes_the_decisions_of_a_learner_with_its_seed(spec: str) -> None:
+    method, rounds, k, d = make(spec), 60, 4, 3
+    shape = (k, d) if method.per_action else (d,)
+    rng = np.random.default_rng(0)
+    contexts, (rewards, masks) = rng.normal(size=(5, rounds, *shape)), world(1, rounds, k)
+    lanes = method.many(k, d, seeds=range(5))
+    alone = [method.start(k, d, seed) for seed in range(5)]
+    for t in range(rounds):
+        choices = lanes.decide(contexts[:, t], masks[t])
+        ones = [learner.decide(contexts[s, t], masks[t]) for s, learner in enumerate(alone)]
+        assert choices.actions.tolist() == [one.action for one in ones]
+        if t % 10 == 0:
+            assert choices.probabilities == pytest.approx([one.probability for one in ones], abs=1e-12, nan_ok=True)
+        if t % 4 == 3:
+            continue  # never told
+        lanes.update(Rewards(choices.token, rewards[t][choices.actions]))
+        for one, learner in zip(ones, alone):
+            learner.update(Reward(one.token, rewards[t][one.action]))
+    for name, part in lanes.state._asdict().items():
+        assert np.array_equal(part, np.concatenate([getattr(learner.state, name) for learner in alone])), name
+
+
+@pytest.mark.parametrize("spec", ARMS)
+def test_a_batch_is_decided_as_its_rows_one_after_the_other(spec: str) -> None:
+    method, rows, k, d = make(spec), 40, 4, 3
+    shape = (k, d) if method.per_action else (d,)
+    contexts = np.random.default_rng(3).normal(size=(rows, *shape))
+    rewards, masks = world(2, rows, k)
+    one, two = method.start(k, d, seed=1), method.start(k, d, seed=1)
+    for _ in range(2):
+        batch = one.decide_batch(rows, contexts, masks)
+        singles = [two.decide(contexts[i], masks[i]) for i in range(rows)]
+        assert batch.actions.tolist() == [single.action for single in singles]
+        assert list(batch.tokens) == [single.token for single in singles]
+        assert batch.probabilities == pytest.approx([s.probability for s in singles], abs=1e-12, nan_ok=True)
+        told = [Reward(token, rewards[i][a]) for i, (token, a) in enumerate(zip(batch.tokens, batch.actions.tolist()))]
+        one.update(told)
+        two.update(told)
+    with pytest.raises(ValueError, match="row"):
+        one.decide_batch(2, contexts[:2], np.array([[True] * k, [False] * k]))
+
+
+def test_lanes_refuse_rewards_of_another_shape_or_range() -> None:
+    lanes = EXP3().many(3, seeds=range(2))
+    token = lanes.decide().token
+    for bad in (np.zeros(3), np.array([0.0, np.nan]), np.array([0.0, 1.5]), None, np.array(["a", "b"])):
+        with pytest.raises(ValueError, match="rewards"):
+            lanes.update(Rewards(token, bad))
+    with pytest.raises(ValueError, match="in row 1"):
+        LinUCB().many(2, 1, seeds=range(2)).decide(np.array([[0.0], [np.nan]]))
+
+
+# against plain ones
+
+
+@settings(max_examples=25)
+@given(seed=seeds, scale=st.sampled_from([0.0, 0.5, 1.0]))
+def test_ucb1_equals_a_plain_one(seed: int, scale: float) -> None:
+    rewards, masks = world(seed, 80, 4)
+    learner, got = UCB1(scale).start(4), [[] for _ in range(4)]
+    for t in range(80):
+        arms = [k for k in range(4) if masks[t][k]]
+        new = [k for k in arms if not got[k]]
+        index = {k: np.mean(got[k]) + scale * math.sqrt(2 * math.log(t) / len(got[k])) for k in arms if got[k]}
+        choice = learner.decide(feasible=masks[t])
+        if new:
+            assert choice.action == new[0]
+        else:
+            assert index[choice.action] >= max(index.values()) - 1e-12
+        assert (choice.probability, choice.supported) == (1.0, False)
+        got[choice.action].append(rewards[t][choice.action])
+        learner.update(Reward(choice.token, rewards[t][choice.action]))
+
+
+def test_untold_actions_are_spread_while_feedback_is_late() -> None:
+    for method in (UCB1(), EpsilonGreedy(0.0)):
+        learner = method.start(3)
+        assert [learner.decide().action for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_round_robin_takes_turns_and_skips_what_is_not_feasible() -> None:
+    learner = RoundRobin().start(3)
+    masks = [[1, 1, 1], [1, 0, 1], [1, 1, 1], [0, 1, 0], [1, 0, 1], [1, 1, 1]]
+    assert [learner.decide(feasible=np.array(mask, dtype=bool)).action for mask in masks] == [0, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("method", [Uniform(), EpsilonGreedy(0.4), EXP3(0.3), make("thompson")], ids=str)
+def test_stated_probabilities_are_the_frequencies(method: Any) -> None:
+    learner, mask = method.start(4, seed=5), np.array([True, False, True, True])
+    for k, reward in ((0, 0.2), (2, 0.9), (3, 0.4)):
+        only = np.arange(4) == k
+        for _ in range(6):
+            learner.update(Reward(learner.decide(feasible=only).token, reward))
+    n = 40_000
+    batch = learner.decide_batch(n, feasible=mask)
+    counts = np.bincount(batch.actions, minlength=4)
+    if callable(batch.chances):  # an integral per row: one row of each action is enough
+        family, draws = batch.chances.args[:2]
+        stated = dict(zip((0, 2, 3), chance_of_largest(family, draws[:, :3], mask[None], [0, 2, 3])))
+    else:
+        stated = dict(zip(batch.actions.tolist(), batch.probabilities.tolist()))
+    assert set(stated) == {0, 2, 3} and sum(stated.values()) == pytest.approx(1, abs=1e-9)
+    for action, chance in stated.items():
+        assert abs(counts[action] / n - chance) < 4 * math.sqrt(chance * (1 - chance) / n)
+
+
+@settings(max_examples=40)
+@given(data=st.data(), k=st.integers(1, 6), family=st.sampled_from(["normal", "beta"]))
+def test_chances_of_being_the_largest_sum_to_one(data: Any, k: int, family: Any) -> None:
+    low, high = (-3.0, 3.0) if family == "normal" else (1.0, 3000.0)
+    first = data.draw(st.lists(st.floats(low, high), min_size=k, max_size=k))
+    second = data.draw(st.lists(st.floats(0.001 if family == "normal" else 1.0, high), min_size=k, max_size=k))
+    draws = np.tile(np.array([first, second])[:, None], (1, k, 1))
+    chances = chance_of_largest(family, draws, np.ones((1, k), dtype=bool), np.arange(k))
+    assert ((chances >= 0) & (chances <= 1)).all()
+    assert chances.sum() == pytest.approx(1.0, abs=1e-8)
+
+
+def test_the_larger_of_two_normals_and_of_two_betas_by_their_closed_forms() -> None:
+    both, two = np.ones((1, 2), dtype=bool), np.array([[[0.3, 0.1]], [[0.2, 0.5]]])
+    known = stats.norm.cdf(0.2 / math.hypot(0.2, 0.5))
+    assert chance_of_largest("normal", two, both, 0)[0] == pytest.approx(known, abs=1e-10)
+    two = np.array([[[1.0, 3.0]], [[1.0, 1.0]]])  # a uniform number against the largest of three: 1/4
+    assert chance_of_largest("beta", two, both, 0)[0] == pytest.approx(0.25, abs=1e-10)
+
+
+@settings(max_examples=20)
+@given(seed=seeds, shared=st.booleans())
+def test_linucb_equals_a_plain_one(seed: int, shared: bool) -> None:
+    rng, k, d = np.random.default_rng(seed), 3, 4
+    learner = LinUCB(alpha=0.7, ridge=0.5, shared=shared).start(k, d)
+    models = 1 if shared else k
+    gram, total = np.stack([0.5 * np.eye(d)] * models), np.zeros((models, d))
+    for _ in range(40):
+        context = rng.normal(size=(k, d) if shared else d)
+        index = []
+        for arm in range(k):
+            m, x = (0, context[arm]) if shared else (arm, context)
+            index.append(x @ np.linalg.solve(gram[m], total[m]) + 0.7 * math.sqrt(x @ np.linalg.solve(gram[m], x)))
+        choice = learner.decide(context)
+        assert index[choice.action] >= max(index) - 1e-9
+        reward = rng.normal()
+        m, x = (0, context[choice.action]) if shared else (choice.action, context)
+        gram[m] += np.outer(x, x)
+        total[m] += reward * x
+        learner.update(Reward(choice.token, reward))
+
+
+def test_the_inverse_stays_within_1e8_of_a_fresh_one_after_10_000_updates() -> None:
+    rng, d = np.random.default_rng(0), 8
+    rows, rewards = rng.normal(size=(10_000, d)), rng.normal(size=10_000)
+    state = no_rows(streams([0]), 1, d, 1.0)
+    for x, reward in zip(rows, rewards):
+        add_rows(state.inverse, state.estimate, x[None, None], np.zeros(1, dtype=np.int64), np.array([reward]))
+    gram = np.eye(d) + rows.T @ rows
+    assert np.abs(state.inverse[0, 0] @ gram - np.eye(d)).max() < 1e-8
+    assert np.abs(state.estimate[0, 0] - np.linalg.solve(gram, rows.T @ rewards)).max() < 1e-8
+
+
+def test_an_action_set_of_another_size_is_chosen_from_every_round() -> None:
+    for method in (LinUCB(shared=True), LinTS(shared=True)):
+        learner = method.start(2, 3)
+        for k in (5, 1, 2, 9):
+            choice = learner.decide(np.eye(9)[:k, :3] + 1.0)
+            assert 0 <= choice.action < k
+            learner.update(Reward(choice.token, 1.0))
+
+
+def test_shared_lints_draws_from_its_posterior() -> None:
+    learner = LinTS(scale=0.8, shared=True).start(2, 2, seed=3)
+    rows = np.array([[1.0, 0.0], [0.4, 0.3]])
+    for reward in (0.3, 0.1, 0.6):
+        learner.update(Reward(learner.decide(rows).token, reward))
+    gap = rows[0] - rows[1]
+    inverse, estimate = learner.state.inverse[0, 0], learner.state.estimate[0, 0]
+    chance = stats.norm.cdf(gap @ estimate / (0.8 * math.sqrt(gap @ inverse @ gap)))
+    n = 20_000
+    batch = learner.decide_batch(n, np.broadcast_to(rows, (n, 2, 2)))
+    assert abs((batch.actions == 0).mean() - chance) < 4 * math.sqrt(chance * (1 - chance) / n)
+    assert not batch.supported
+
+
+def test_exp3_keeps_its_regret_bound_against_the_best_action() -> None:
+    rounds, k = 2000, 4
+    gamma_ = min(1.0, math.sqrt(k * math.log(k) / ((math.e - 1) * rounds)))
+    rewards = (np.random.default_rng(0).random((rounds, k)) < [0.3, 0.5, 0.4, 0.7]).astype(float)
+    lanes = EXP3(gamma_).many(k, seeds=range(20))
+    got = np.zeros(20)
+    for t in range(rounds):
+        choices = lanes.decide()
+        got += rewards[t][choices.actions]
+        lanes.update(Rewards(choices.token, rewards[t][choices.actions]))
+    best = rewards.sum(axis=0).max()
+    assert best - got.mean() <= 2.63 * math.sqrt(rounds * k * math.log(k))
+
+
+# names and parameters
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("ucb2", "did you mean 'ucb1'"),
+        ("linucb:beta=1", "no parameter 'beta'; it has: alpha, ridge, shared"),
+        ("linucb:alpha=x", "alpha=x: must be float"),
+        ("linucb:alpha=1,alpha=2", "once"),
+        ("linucb:shared=1", "must be bool"),
+        ("linucb:alpha", "give alpha once"),
+        ("linucb:ridge=0", r"ridge=0.0: must be a number in \(0, inf\)"),
+        ("linucb:alpha=nan", "alpha=nan"),
+        ("epsilon-greedy:epsilon=1.5", r"epsilon=1.5: must be a number in \[0, 1\]"),
+        ("exp3:gamma=0", r"gamma=0.0: must be a number in \(0, 1\]"),
+        ("ucb1:scale=-1", "scale=-1"),
+        ("thompson:a=1", "it has: none"),
+    ],
+)
+def test_bad_descriptions_are_refused_in_the_users_words(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(spec)
+
+
+def test_numbers_of_actions_and_features_are_checked() -> None:
+    for call in (lambda: UCB1().start(0), lambda: LinUCB().start(2), lambda: UCB1().start(2.0)):
+        with pytest.raises(ValueError, match=r"actions|features"):
+            call()

@@ -1,0 +1,160 @@
+"""Off-policy estimators against their definitions, and what a log cannot carry."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heedful.bandits import Logged
+from heedful.bandits.exploring import draw
+from heedful.bandits.off_policy import plays
+
+
+def world(seed: int, n: int = 400, k: int = 4) -> dict[str, Any]:
+    """True means, a logging and another policy, and a log."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((n, k))
+    logging, other = rng.dirichlet(np.ones(k), n) * 0.8 + 0.05, rng.dirichlet(np.ones(k), n)
+    actions = draw(logging, rng)
+    rewards = (rng.random(n) < truth[np.arange(n), actions]).astype(float)
+    log = Logged(actions, rewards, logging[np.arange(n), actions], np.ones((n, k), dtype=bool))
+    return {"truth": truth, "logging": logging, "other": other, "log": log}
+
+
+@given(seed=st.integers(0, 10**6))
+def test_estimators_equal_their_definitions(seed: int) -> None:
+    made = world(seed, 30)
+    log, pi, q = made["log"], made["other"], made["truth"]
+    w = [pi[i, a] / p for i, (a, p) in enumerate(zip(log.actions, log.propensities))]
+    r = log.rewards
+    got = {name: e.value for name, e in log.estimates(pi, q).items()}
+    assert got["ips"] == pytest.approx(np.mean([w[i] * r[i] for i in range(30)]))
+    assert got["snips"] == pytest.approx(sum(w[i] * r[i] for i in range(30)) / sum(w))
+    direct = [sum(pi[i] * q[i]) for i in range(30)]
+    assert got["direct"] == pytest.approx(np.mean(direct))
+    dr = [direct[i] + w[i] * (r[i] - q[i, log.actions[i]]) for i in range(30)]
+    assert got["dr"] == pytest.approx(np.mean(dr))
+    support = log.support(pi)
+    assert support.ess == pytest.approx(sum(w) ** 2 / sum(x * x for x in w))
+    assert support.max_weight == pytest.approx(max(w)) and support.mean_weight == pytest.approx(np.mean(w))
+
+
+def test_ips_of_the_logging_policy_is_the_mean_logged_reward() -> None:
+    made = world(1)
+    log = made["log"]
+    found = log.estimates(made["logging"])
+    assert found["ips"].value == log.rewards.mean() and found["snips"].value == log.rewards.mean()
+    assert set(found) == {"ips", "snips"}
+    assert log.support(made["logging"]).ess == pytest.approx(len(log.actions))
+
+
+def test_doubly_robust_with_the_truth_has_no_more_variance_than_ips() -> None:
+    values = {"ips": [], "dr": []}
+    for seed in range(200):
+        rng = np.random.default_rng([seed, 1])
+        made = world(0)
+        logging, truth = made["logging"], made["truth"]
+        actions = draw(logging, rng)
+        rows = np.arange(len(actions))
+        rewards = (rng.random(len(actions)) < truth[rows, actions]).astype(float)
+        log = Logged(actions, rewards, logging[rows, actions], np.ones(4, dtype=bool))
+        for name, found in log.estimates(made["other"], truth).items():
+            if name in values:
+                values[name].append(found.value)
+    exact = (made["other"] * made["truth"]).sum(axis=1).mean()
+    assert np.var(values["dr"]) < 0.8 * np.var(values["ips"])
+    for found in values.values():
+        assert abs(np.mean(found) - exact) < 4 * np.std(found) / math.sqrt(200)
+
+
+def test_intervals_cover_the_truth_nineteen_times_in_twenty() -> None:
+    covered = {"ips": 0, "snips": 0, "dr": 0}
+    for seed in range(300):
+        made = world(seed)
+        exact = (made["other"] * made["truth"]).sum(axis=1).mean()
+        for name, found in made["log"].estimates(made["other"], np.full_like(made["truth"], 0.5)).items():
+            if name in covered:
+                low, high = found.interval()
+                covered[name] += low <= exact <= high
+    assert all(0.91 <= count / 300 <= 0.99 for count in covered.values()), covered
+
+
+def test_blocks_widen_the_interval_of_rows_that_go_together() -> None:
+    made = world(2, n=100)
+    log = made["log"]
+    twice = Logged(*(np.repeat(a, 2, axis=0) for a in (log.actions, log.rewards, log.propensities, log.covered)))
+    one = log.estimates(made["other"])["snips"].interval()
+    two = twice.estimates(np.repeat(made["other"], 2, axis=0))["snips"]
+    assert two.interval(np.repeat(np.arange(100), 2)) == pytest.approx(one)
+    low, high = two.interval()
+    assert high - low < 0.8 * (one[1] - one[0])
+    with pytest.raises(ValueError, match="at least two"):
+        two.interval(np.zeros(200))
+    with pytest.raises(ValueError, match="200 labels"):
+        two.interval(np.zeros(3))
+
+
+def test_a_log_that_does_not_carry_a_policy_says_so() -> None:
+    n = 1000
+    never = np.array([True, True, False])
+    log = Logged(np.zeros(n, dtype=int), np.ones(n), np.full(n, 0.5), never)
+    policy = np.tile([0.5, 0.48, 0.02], (n, 1))
+    support = log.support(policy)
+    assert support.uncovered == pytest.approx(0.02) and support.ess == pytest.approx(n)
+    assert support.problems == ("2 % of what it does is never logged, more than 1 %",)
+    few = Logged(np.zeros(50, dtype=int), np.ones(50), np.full(50, 0.5), never)
+    assert "effective sample size is 50, below 100" in few.support(policy[:50] * 0 + [1.0, 0.0, 0.0]).problems[0]
+    nothing = log.support(np.tile([0.0, 1.0, 0.0], (n, 1)))
+    assert nothing.ess == 0.0 and nothing.problems
+    assert math.isnan(log.estimates(np.tile([0.0, 1.0, 0.0], (n, 1)))["snips"].value)
+
+
+def test_clipping_bounds_weights_and_only_when_asked() -> None:
+    log = Logged(np.array([0, 1]), np.ones(2), np.array([0.01, 0.5]), np.ones(2, dtype=bool))
+    policy = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert log.weights(policy).tolist() == [100.0, 2.0] and log.weights(policy, clip=10.0).tolist() == [10.0, 2.0]
+    assert log.estimates(policy, clip=10.0)["ips"].value == 6.0
+
+
+def test_plays_by_hand() -> None:
+    found = plays(np.array([[0.5, 0.5, 0.0], [0.1, 0.9, 0.0]]), np.array([1, 1]))
+    assert found.expected.tolist() == [0.6, 1.4, 0.0] and found.realised.tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"propensities": np.array([0.5, 0.0])}, r"propensities: must lie in \(0, 1\], is 0 in row 1"),
+        ({"propensities": np.array([1.5, 0.5])}, "is 1.5 in row 0"),
+        ({"propensities": np.array([np.nan, 0.5])}, "propensities: must be 2 finite numbers"),
+        ({"rewards": np.array([1.0, np.inf])}, "rewards: must be 2 finite numbers"),
+        ({"actions": np.array([0, 2])}, r"actions: must lie in \[0, 1\]"),
+        ({"actions": np.array([], dtype=int)}, "at least one row"),
+        ({"covered": np.ones((3, 2), dtype=bool)}, "covered"),
+    ],
+)
+def test_logs_that_are_none_are_refused(change: dict[str, Any], message: str) -> None:
+    good = {"actions": np.array([0, 1]), "rewards": np.ones(2), "propensities": np.full(2, 0.5)}
+    with pytest.raises(ValueError, match=message):
+        Logged(**{**good, "covered": np.ones(2, dtype=bool), **change})
+
+
+def test_policies_that_are_none_are_refused() -> None:
+    log = Logged(np.array([0, 1]), np.ones(2), np.full(2, 0.5), np.ones(2, dtype=bool))
+    for policy, message in (
+        (np.ones((2, 3)) / 3, "policy: must have shape"),
+        (np.array([[0.5, 0.6], [0.5, 0.5]]), "sum to 1"),
+        (np.array([[1.5, -0.5], [0.5, 0.5]]), "sum to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            log.weights(policy)
+    fine = np.full((2, 2), 0.5)
+    with pytest.raises(ValueError, match="clip=0"):
+        log.weights(fine, clip=0)
+    with pytest.raises(ValueError, match="predicted: must have shape"):
+        log.estimates(fine, np.ones((2, 3)))
