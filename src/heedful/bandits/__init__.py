@@ -16,29 +16,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heedful.bandits.ar2 import AR2
     from heedful.bandits.arms import ArmLanes, ArmLearner, ArmMethod, Batch, Choice, Choices, Reward, Rewards
     from heedful.bandits.base import Counts, Decision, Feedback, Learner, Ledger, Method
     from heedful.bandits.baselines import RoundRobin, Uniform
+    from heedful.bandits.batched_exp3 import BatchedEXP3
+    from heedful.bandits.dlinucb import DLinUCB
+    from heedful.bandits.dynamical import LinearSystem
+    from heedful.bandits.dynlin_ucb import DynLinUCB
     from heedful.bandits.epsilon_greedy import EpsilonGreedy
     from heedful.bandits.exp3 import EXP3
     from heedful.bandits.learners import make, names
     from heedful.bandits.lints import LinTS
     from heedful.bandits.linucb import LinUCB
+    from heedful.bandits.oful import OFUL
     from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
     from heedful.bandits.ucb1 import UCB1
+    from heedful.bandits.vectors import VectorLearner, VectorMethod
 
 __all__ = [
+    "AR2",
     "EXP3",
+    "OFUL",
     "UCB1",
     "ArmLanes",
     "ArmLearner",
     "ArmMethod",
     "Batch",
+    "BatchedEXP3",
     "BernoulliThompson",
     "Choice",
     "Choices",
     "Counts",
+    "DLinUCB",
     "Decision",
+    "DynLinUCB",
     "EpsilonGreedy",
     "Feedback",
     "GaussianThompson",
@@ -46,16 +58,21 @@ __all__ = [
     "Ledger",
     "LinTS",
     "LinUCB",
+    "LinearSystem",
     "Method",
     "Reward",
     "Rewards",
     "RoundRobin",
     "Uniform",
+    "VectorLearner",
+    "VectorMethod",
     "make",
     "names",
 ]
 
 _HOME = {
+    "AR2": "ar2", "BatchedEXP3": "batched_exp3", "DLinUCB": "dlinucb", "LinearSystem": "dynamical",
+    "DynLinUCB": "dynlin_ucb", "OFUL": "oful", "VectorLearner": "vectors", "VectorMethod": "vectors",
     "ArmLanes": "arms", "ArmLearner": "arms", "ArmMethod": "arms", "Batch": "arms", "Choice": "arms",
     "Choices": "arms", "Reward": "arms", "Rewards": "arms",
     "Counts": "base", "Decision": "base", "Feedback": "base", "Learner": "base", "Ledger": "base", "Method": "base",
