@@ -206,6 +206,17 @@ experiment = Experiment(
             )
             for setting in SETTINGS
         ),
+        *(
+            _beats(
+                f"{setting}-ucb1",
+                f"On {setting} DynLin-UCB has less regret than UCB1.",
+                setting,
+                "ucb1",
+                _LOWEST,
+                fixed=_ONE,
+            )
+            for setting in SETTINGS
+        ),
         _beats(
             "real-expert",
             "On real data DynLin-UCB has less regret than the human expert's split.",
