@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from heedful.bandits.base import Counts, Decision, Feedback, Learner, Ledger, Method
     from heedful.bandits.baselines import RoundRobin, Uniform
     from heedful.bandits.batched_exp3 import BatchedEXP3
+    from heedful.bandits.block_ucb import BlockUCB
     from heedful.bandits.dlinucb import DLinUCB
     from heedful.bandits.dynamical import LinearSystem
     from heedful.bandits.dynlin_ucb import DynLinUCB
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from heedful.bandits.learners import make, names
     from heedful.bandits.lints import LinTS
     from heedful.bandits.linucb import LinUCB
+    from heedful.bandits.lsd import Payoffs
+    from heedful.bandits.lsd_explore import LSDExploreCommit
+    from heedful.bandits.lsd_learner import SwitchLearner, SwitchMethod, Turn
+    from heedful.bandits.lsd_optimistic import LSDOptimistic
     from heedful.bandits.oful import OFUL
+    from heedful.bandits.sliding_window_ucb import SlidingWindowUCB
     from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
     from heedful.bandits.ucb1 import UCB1
     from heedful.bandits.vectors import VectorLearner, VectorMethod
@@ -45,6 +51,7 @@ __all__ = [
     "Batch",
     "BatchedEXP3",
     "BernoulliThompson",
+    "BlockUCB",
     "Choice",
     "Choices",
     "Counts",
@@ -54,15 +61,22 @@ __all__ = [
     "EpsilonGreedy",
     "Feedback",
     "GaussianThompson",
+    "LSDExploreCommit",
+    "LSDOptimistic",
     "Learner",
     "Ledger",
     "LinTS",
     "LinUCB",
     "LinearSystem",
     "Method",
+    "Payoffs",
     "Reward",
     "Rewards",
     "RoundRobin",
+    "SlidingWindowUCB",
+    "SwitchLearner",
+    "SwitchMethod",
+    "Turn",
     "Uniform",
     "VectorLearner",
     "VectorMethod",
@@ -71,6 +85,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "BlockUCB": "block_ucb", "LSDExploreCommit": "lsd_explore", "LSDOptimistic": "lsd_optimistic", "Payoffs": "lsd",
+    "SlidingWindowUCB": "sliding_window_ucb", "SwitchLearner": "lsd_learner", "SwitchMethod": "lsd_learner",
+    "Turn": "lsd_learner",
     "AR2": "ar2", "BatchedEXP3": "batched_exp3", "DLinUCB": "dlinucb", "LinearSystem": "dynamical",
     "DynLinUCB": "dynlin_ucb", "OFUL": "oful", "VectorLearner": "vectors", "VectorMethod": "vectors",
     "ArmLanes": "arms", "ArmLearner": "arms", "ArmMethod": "arms", "Batch": "arms", "Choice": "arms",
