@@ -187,17 +187,19 @@ def test_virtual_plays_come_at_the_rates_of_the_relaxation() -> None:
         assert (np.abs(due.mean(axis=0) - rates) <= 4 * np.sqrt(rates * (1 - rates) / draws) + 1e-12).all()
 
 
-def test_a_real_state_is_never_worse_than_the_virtual_one() -> None:
-    for seed in range(10):
+@pytest.mark.parametrize("rested", [0, 1])
+def test_a_real_state_is_never_worse_than_the_virtual_one(rested: int) -> None:
+    """From rested arms on; or, where all arms start in state +1, from each one's first real play on."""
+    for seed in range(6):
         payoffs = made("rand", 5, 4, seed)
         for schedule in rounded(relax(payoffs), payoffs, 5, np.random.default_rng(seed)):
-            real, virtual, window = [4] * 5, [4] * 5, 4
-            arms = arms_played(schedule, payoffs, 200)
-            for now, arm in enumerate(arms):
+            real, virtual, counts = [rested or 4] * 5, [4] * 5, [rested == 0] * 5
+            for now, arm in enumerate(arms_played(schedule, payoffs, 200, rested)):
                 for i in range(5):
                     # Order of payoffs: runs below rest, longer runs lowest, longer rest highest; capped at W.
-                    assert max(-window, min(window, real[i])) >= max(-window, min(window, virtual[i]))
+                    assert not counts[i] or max(-4, min(4, real[i])) >= max(-4, min(4, virtual[i]))
                 real = step(real, arm)
+                counts = [counts[i] or i == arm for i in range(5)]
                 for i in range(5):
                     period = schedule.rests[i] + schedule.plays[i]
                     plays = schedule.plays[i] > 0 and (now + schedule.offsets[i]) % period >= schedule.rests[i]
