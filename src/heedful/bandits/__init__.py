@@ -16,9 +16,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heedful.bandits.ar2 import AR2
     from heedful.bandits.arms import ArmLanes, ArmLearner, ArmMethod, Batch, Choice, Choices, Reward, Rewards
     from heedful.bandits.base import Counts, Decision, Feedback, Learner, Ledger, Method
     from heedful.bandits.baselines import RoundRobin, Uniform
+    from heedful.bandits.batched_exp3 import BatchedEXP3
+    from heedful.bandits.block_ucb import BlockUCB
+    from heedful.bandits.dlinucb import DLinUCB
+    from heedful.bandits.dynamical import LinearSystem
+    from heedful.bandits.dynlin_ucb import DynLinUCB
     from heedful.bandits.epsilon_greedy import EpsilonGreedy
     from heedful.bandits.exp3 import EXP3
     from heedful.bandits.falcon import Falcon
@@ -27,29 +33,42 @@ if TYPE_CHECKING:
     from heedful.bandits.learners import make, names
     from heedful.bandits.lints import LinTS
     from heedful.bandits.linucb import LinUCB
+    from heedful.bandits.lsd import Payoffs
+    from heedful.bandits.lsd_explore import LSDExploreCommit
+    from heedful.bandits.lsd_learner import SwitchLearner, SwitchMethod, Turn
+    from heedful.bandits.lsd_optimistic import LSDOptimistic
     from heedful.bandits.off_policy import Estimate, Logged, Support
+    from heedful.bandits.oful import OFUL
     from heedful.bandits.oracle_policies import ContextualEpsilon, EpsilonSplit, Greedy, Softmax
     from heedful.bandits.oracles import BoostingOracle, LogisticOracle, RidgeOracle
     from heedful.bandits.payments import Digits, Payments
+    from heedful.bandits.sliding_window_ucb import SlidingWindowUCB
     from heedful.bandits.squarecb import SquareCB
     from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
     from heedful.bandits.ucb1 import UCB1
+    from heedful.bandits.vectors import VectorLearner, VectorMethod
 
 __all__ = [
+    "AR2",
     "EXP3",
+    "OFUL",
     "UCB1",
     "ArmLanes",
     "ArmLearner",
     "ArmMethod",
     "Batch",
+    "BatchedEXP3",
     "BernoulliThompson",
+    "BlockUCB",
     "BoostingOracle",
     "Choice",
     "Choices",
     "ContextualEpsilon",
     "Counts",
+    "DLinUCB",
     "Decision",
     "Digits",
+    "DynLinUCB",
     "EpsilonGreedy",
     "EpsilonSplit",
     "Estimate",
@@ -59,28 +78,43 @@ __all__ = [
     "GaussianThompson",
     "Generations",
     "Greedy",
+    "LSDExploreCommit",
+    "LSDOptimistic",
     "Learner",
     "Ledger",
     "LinTS",
     "LinUCB",
+    "LinearSystem",
     "Log",
     "Logged",
     "LogisticOracle",
     "Method",
     "Payments",
+    "Payoffs",
     "Reward",
     "Rewards",
     "RidgeOracle",
     "RoundRobin",
+    "SlidingWindowUCB",
     "Softmax",
     "SquareCB",
     "Support",
+    "SwitchLearner",
+    "SwitchMethod",
+    "Turn",
     "Uniform",
+    "VectorLearner",
+    "VectorMethod",
     "make",
     "names",
 ]
 
 _HOME = {
+    "BlockUCB": "block_ucb", "LSDExploreCommit": "lsd_explore", "LSDOptimistic": "lsd_optimistic", "Payoffs": "lsd",
+    "SlidingWindowUCB": "sliding_window_ucb", "SwitchLearner": "lsd_learner", "SwitchMethod": "lsd_learner",
+    "Turn": "lsd_learner",
+    "AR2": "ar2", "BatchedEXP3": "batched_exp3", "DLinUCB": "dlinucb", "LinearSystem": "dynamical",
+    "DynLinUCB": "dynlin_ucb", "OFUL": "oful", "VectorLearner": "vectors", "VectorMethod": "vectors",
     "ArmLanes": "arms", "ArmLearner": "arms", "ArmMethod": "arms", "Batch": "arms", "Choice": "arms",
     "Choices": "arms", "Reward": "arms", "Rewards": "arms",
     "Counts": "base", "Decision": "base", "Feedback": "base", "Learner": "base", "Ledger": "base", "Method": "base",

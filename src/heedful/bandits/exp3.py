@@ -28,29 +28,35 @@ class _Weights(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
+def draw(logs, words, s, feasible, gamma, chance):  # type: ignore[no-untyped-def]
+    """Draws a feasible action of lane s; ``chance``, float64 ``[K]``, holds the probabilities up to its own."""
+    top, total, count = -np.inf, 0.0, feasible.sum()
+    for k in range(len(feasible)):
+        if feasible[k]:
+            top = max(top, logs[s, k])
+    for k in range(len(feasible)):
+        chance[k] = np.exp(logs[s, k] - top) if feasible[k] else 0.0
+        total += chance[k]
+    left, last = uniform(words, s), -1
+    for k in range(len(feasible)):
+        if feasible[k]:
+            chance[k] = (1.0 - gamma) * chance[k] / total + gamma / count
+            last = k
+            left -= chance[k]
+            if left < 0.0:
+                break
+    return last
+
+
+@numba.njit(cache=True, nogil=True)
 def _choose(logs, words, feasible, gamma, step, actions, chances):  # type: ignore[no-untyped-def]
     bad = refused(feasible)
     if bad:
         return bad
     chance = np.empty(feasible.shape[1])
     for i in range(len(actions)):
-        s, row = i * step, feasible[i if len(feasible) > 1 else 0]
-        top, total, count = -np.inf, 0.0, row.sum()
-        for k in range(len(row)):
-            if row[k]:
-                top = max(top, logs[s, k])
-        for k in range(len(row)):
-            chance[k] = np.exp(logs[s, k] - top) if row[k] else 0.0
-            total += chance[k]
-        left, last = uniform(words, s), -1
-        for k in range(len(row)):
-            if row[k]:
-                chance[k] = (1.0 - gamma) * chance[k] / total + gamma / count
-                last = k
-                left -= chance[k]
-                if left < 0.0:
-                    break
-        actions[i], chances[i] = last, chance[last]
+        actions[i] = draw(logs, words, i * step, feasible[i if len(feasible) > 1 else 0], gamma, chance)
+        chances[i] = chance[actions[i]]
     return 0
 
 

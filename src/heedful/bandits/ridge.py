@@ -59,19 +59,24 @@ def quadratic(inverse, x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def add_row(inverse, estimate, x, reward, u):  # type: ignore[no-untyped-def]
+    """Takes one row into one model; ``u``, float64 ``[d]``, is room to work in."""
+    for i in range(len(x)):
+        u[i] = dot(inverse[i], x)
+    share = 1.0 / (1.0 + dot(x, u))
+    error = (reward - dot(x, estimate)) * share
+    for i in range(len(x)):
+        estimate[i] += u[i] * error
+        factor = u[i] * share
+        for j in range(len(x)):
+            inverse[i, j] -= factor * u[j]
+
+
+@numba.njit(cache=True, nogil=True)
 def add_rows(inverse, estimate, contexts, actions, rewards):  # type: ignore[no-untyped-def]
     """Takes one row per lane into the model of its action. ``contexts``: float64 ``[lanes, 1 or K, d]``."""
     u = np.empty(estimate.shape[2])
     for s in range(len(actions)):
         model = actions[s] if inverse.shape[1] > 1 else 0
         x = contexts[s, actions[s] if contexts.shape[1] > 1 else 0]
-        a, theta = inverse[s, model], estimate[s, model]
-        for i in range(len(x)):
-            u[i] = dot(a[i], x)
-        share = 1.0 / (1.0 + dot(x, u))
-        error = (rewards[s] - dot(x, theta)) * share
-        for i in range(len(x)):
-            theta[i] += u[i] * error
-            factor = u[i] * share
-            for j in range(len(x)):
-                a[i, j] -= factor * u[j]
+        add_row(inverse[s, model], estimate[s, model], x, rewards[s], u)

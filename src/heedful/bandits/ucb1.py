@@ -20,7 +20,7 @@ from heedful.bandits.kernels import Means, add_rewards, no_means, refused, untol
 
 
 @numba.njit(cache=True, nogil=True)
-def _choose(plays, told, means, feasible, scale, step, actions):  # type: ignore[no-untyped-def]
+def choose(plays, told, means, feasible, scale, step, actions):  # type: ignore[no-untyped-def]
     bad = refused(feasible)
     if bad:
         return bad
@@ -57,7 +57,7 @@ class UCB1(ArmMethod):
         return no_means(words, actions)
 
     def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
-        return _choose(state.plays, state.told, state.means, feasible, self.scale, step, actions), None
+        return choose(state.plays, state.told, state.means, feasible, self.scale, step, actions), None
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         add_rewards(state.told, state.means, actions, rewards)

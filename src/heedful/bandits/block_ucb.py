@@ -1,0 +1,158 @@
+"""Block learners for last-switch-dependent arms: choose the next d plays together, by what each may pay at best.
+
+Laforgue, Clerici, Cesa-Bianchi, Gilad-Bachrach, "A Last Switch Dependent Analysis of Satiation and Seasonality in
+Bandits", AISTATS 2022, over the combinatorial semi-bandit CombUCB1 (Kveton et al., AISTATS 2015): a state seen n times
+may pay ``mean + sqrt(1.5 log t / n)``. CombUCB1 plans from the states that arms are in. ISI-CombUCB1 ignores initial
+states: an arm's first play in a block counts for nothing and teaches nothing. A calibration sequence plays every arm
+once before each block, so that all blocks begin in the same states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.bandits.base import whole
+from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
+from heedful.bandits.lsd_learner import Floats, Ints, SwitchMethod
+from heedful.bandits.streams import streams, uniform
+
+_VARIANTS = ("comb", "isi", "calibrated")
+
+
+class _Blocks(NamedTuple):
+    """A leading axis of 1. ``counts``, ``sums [1, k, 2 W]`` by state; ``last``, ``run [1, k]``; ``clock [1, 3]``:
+    rounds, plays left of the block, blocks; ``block [1, length]``: the arms of the block; ``bounds [1, k, 2 W]``."""
+
+    counts: Ints
+    sums: Floats
+    last: Ints
+    run: Ints
+    clock: Ints
+    block: Ints
+    bounds: Floats
+
+
+@numba.njit(cache=True, nogil=True)
+def _plan(counts, sums, last, run, clock, block, bounds, isi, fixed):  # type: ignore[no-untyped-def]
+    """The arms of the next block: ``fixed`` plays in the order of arms, then those of all sequences whose sum of upper
+    bounds is largest, the first of equals."""
+    k, window, free = len(counts), counts.shape[1] // 2, len(block) - fixed
+    clock[2] += 1
+    clock[1] = len(block)
+    for i in range(k):
+        for q in range(2 * window):
+            n = counts[i, q]
+            bounds[i, q] = 1e9 if n == 0 else sums[i, q] / n + np.sqrt(1.5 * np.log(clock[2]) / n)
+    began = clock[0] + fixed
+    for i in range(fixed):
+        block[i] = i
+        mark_played(last, run, i, clock[0] + i)
+    sequence, top = np.zeros(free, dtype=np.int64), -1.0
+    last1, run1 = last.copy(), run.copy()
+    while True:
+        total = 0.0
+        for t in range(free):
+            i = sequence[t]
+            if not (isi and last1[i] < began):
+                total += bounds[i, place(last1[i], run1[i], began + t, window)]
+            mark_played(last1, run1, i, began + t)
+        for t in range(free):
+            last1[sequence[t]], run1[sequence[t]] = last[sequence[t]], run[sequence[t]]
+        if total > top:
+            top = total
+            block[fixed:] = sequence
+        t = free - 1
+        while t >= 0 and sequence[t] == k - 1:
+            sequence[t] = 0
+            t -= 1
+        if t < 0:
+            break
+        sequence[t] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _learns(last, clock, length, arm, isi, fixed):  # type: ignore[no-untyped-def]
+    """Whether the coming play teaches anything: not in a calibration, nor an arm's first in a block that ignores it."""
+    spent = length - clock[1]
+    return spent >= fixed and not (isi and last[arm] < clock[0] - spent)
+
+
+@numba.njit(cache=True, nogil=True)
+def _run(counts, sums, last, run, clock, block, bounds, truth, words, isi, fixed, until):  # type: ignore[no-untyped-def]
+    window, total = truth.shape[1] // 2, 0.0
+    while clock[0] < until:
+        if clock[1] == 0:
+            kept_last, kept_run = last.copy(), run.copy()
+            _plan(counts, sums, last, run, clock, block, bounds, isi, fixed)
+            last[:], run[:] = kept_last, kept_run
+        arm = block[len(block) - clock[1]]
+        learns = _learns(last, clock, len(block), arm, isi, fixed)
+        at = place(last[arm], run[arm], clock[0], window)
+        total += truth[arm, at]
+        reward = 1.0 if uniform(words, 0) < truth[arm, at] else 0.0
+        mark_played(last, run, arm, clock[0])
+        if learns:
+            counts[arm, at] += 1
+            sums[arm, at] += reward
+        clock[1] -= 1
+        clock[0] += 1
+    return total
+
+
+@dataclass(frozen=True)
+class BlockUCB(SwitchMethod):
+    """CombUCB1 over blocks of plays, and its two answers to unknown initial states.
+
+    Attributes:
+        variant: ``comb``, ``isi`` or ``calibrated``.
+        length: d, plays chosen together, at least 1; k^d sequences are tried.
+    """
+
+    name: ClassVar[str] = "block-ucb"
+    variant: str = "isi"
+    length: int = 3
+
+    def __post_init__(self) -> None:
+        if self.variant not in _VARIANTS:
+            raise ValueError(f"variant={self.variant!r}: must be one of {', '.join(_VARIANTS)}")
+        whole("length", self.length)
+
+    def _mode(self, arms: int) -> tuple[bool, int]:
+        return self.variant == "isi", arms if self.variant == "calibrated" else 0
+
+    def begin(self, arms: int, window: int, seed: int) -> _Blocks:
+        last, run = unplayed(arms)
+        counts = np.zeros((1, arms, 2 * window), dtype=np.int64)
+        block = np.zeros((1, self._mode(arms)[1] + self.length), dtype=np.int64)
+        clock = np.zeros((1, 3), dtype=np.int64)
+        return _Blocks(counts, np.zeros(counts.shape), last[None], run[None], clock, block, np.zeros(counts.shape))
+
+    def next_arm(self, state: _Blocks) -> tuple[int, bool]:
+        counts, sums, last, run, clock, block, bounds = (part[0] for part in state)
+        isi, fixed = self._mode(len(counts))
+        if clock[1] == 0:
+            _plan(counts, sums, last.copy(), run.copy(), clock, block, bounds, isi, fixed)
+        arm = int(block[len(block) - clock[1]])
+        learns = bool(_learns(last, clock, len(block), arm, isi, fixed))
+        clock[1] -= 1
+        return arm, learns
+
+    def take(self, state: _Blocks, arm: int, at: int, reward: float) -> None:
+        state.counts[0, arm, at] += 1
+        state.sums[0, arm, at] += reward
+
+    def run(self, payoffs: Payoffs, marks: Sequence[int], seed: int) -> Floats:
+        state, truth = self.begin(payoffs.arms, payoffs.window, seed), payoffs.learnable().table
+        words: NDArray[np.uint64] = streams([seed])
+        isi, fixed = self._mode(payoffs.arms)
+        (counts, sums, last, run, clock, block, bounds), total, out = (part[0] for part in state), 0.0, []
+        for mark in marks:
+            total += _run(counts, sums, last, run, clock, block, bounds, truth, words, isi, fixed, mark)
+            out.append(total)
+        return np.array(out)

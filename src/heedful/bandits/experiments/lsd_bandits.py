@@ -1,0 +1,358 @@
+"""Last-switch-dependent bandits: schedules for arms that tire and recover, and how they are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from heedful.lab import Context
+
+RANDOM = ("rand", "step")
+SHAPES = ((3, 3), (5, 5), (10, 5), (10, 10))
+"""Arms and window of the random instances on which the guarantee is checked."""
+FAMILIES = (("rand", 30, 10, 3), ("sticky", 4, 5, 3), ("trap", 2, 10, 3), ("trap", 5, 10, 6), ("flat", 4, 5, 3))
+"""Further families: arms, window, and the rounds that a trap needs to recover."""
+LEARNERS = (
+    "optimistic", "optimistic-0.3", "explore-commit", "comb-ucb1", "isi-comb-ucb1", "calibrated", "ucb1",
+    "sliding-window-ucb",
+)  # fmt: skip
+GROWING = ("optimistic", "optimistic-0.3", "explore-commit")
+
+
+def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]:
+    for family in RANDOM:
+        for arms, window in SHAPES:
+            yield Cell.of(part="plan", family=family, arms=arms, window=window, recovery=3)
+    for family, arms, window, recovery in FAMILIES:
+        yield Cell.of(part="plan", family=family, arms=arms, window=window, recovery=recovery)
+    for method in LEARNERS:
+        yield Cell.of(part="learn", method=method)
+    for group in range(params["groups"]):
+        yield Cell.of(part="grow", group=group)
+
+
+def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
+    from heedful.bandits.experiments import _lsd_bandits
+
+    yield from _lsd_bandits.PARTS[cell["part"]](cell, ctx)
+
+
+def figures(rows: pl.DataFrame) -> Sequence[Figure]:
+    from heedful.bandits.experiments import _lsd_bandits_figures
+
+    return _lsd_bandits_figures.figures(rows)
+
+
+def _plans(family: str | list[str], **more: Any) -> dict[str, Any]:
+    return {"part": "plan", "family": family, **more}
+
+
+experiment = Experiment(
+    slug="lsd-bandits",
+    room="bandits",
+    title="Last Switch Dependent Bandits",
+    question="When an arm's payoff depends on how long it has been played in a row or left alone, which schedule earns "
+    "nearly the most, and how is it learned?",
+    summary="Solves a small linear programme over cycles of rest and play, draws one cycle and an offset for each arm, "
+    "and plays the best of those that are due.",
+    paper=Paper(
+        title="Last Switch Dependent Bandits with Monotone Payoff Functions",
+        authors="Foussoul, Goyal, Papadigenopoulos, Zeevi",
+        year=2023,
+        arxiv="2306.00338",
+        venue="ICML 2023",
+    ),
+    metrics=(
+        Metric("ratio", "1", "higher", "Average payoff per round over the relaxation's bound LP*."),
+        Metric("spread", "1", "neither", "Standard deviation of the ratio from draw to draw."),
+        Metric(
+            "broken",
+            "1",
+            "lower",
+            "1 if the mean over draws is below the guaranteed share of LP* by more than three standard errors.",
+        ),
+        Metric("over", "1", "lower", "1 if the exact optimum exceeds LP*."),
+        Metric("share", "1", "higher", "A learner's average payoff over LP*."),
+        Metric(
+            "target_regret", "1", "lower", "(1 - 1/e) LP* T less what was earned; below 0 is better than the target."
+        ),
+        Metric(
+            "plan_regret",
+            "1",
+            "lower",
+            "What the practical planner with known payoffs earns in T, less what was earned.",
+        ),
+        Metric("explored", "1", "neither", "Share of rounds that explore-then-commit explores."),
+        Metric("slope", "1", "lower", "Least squares slope of log plan_regret against log T."),
+    ),
+    dimensions=("planner", "item", "seed", "learner", "horizon"),
+    scales={
+        "smoke": Scale(
+            {
+                "instances": 2,
+                "draws": 30,
+                "rounds": 100,
+                "seeds": [0, 1],
+                "horizon": 2000,
+                "groups": 2,
+                "members": 1,
+                "horizons": [1000, 4000],
+            },
+            limit_s=120,
+            leaves_out="Everything but a check that it runs: two instances of each family, 2000 rounds.",
+        ),
+        "small": Scale(
+            {
+                "instances": 30,
+                "draws": 400,
+                "rounds": 200,
+                "seeds": list(range(10)),
+                "horizon": 200_000,
+                "groups": 10,
+                "members": 4,
+                "horizons": [20_000, 200_000, 2_000_000],
+            },
+            limit_s=600,
+            leaves_out="100 000 random instances with up to 500 arms and W = 50: here 240 with up to 10 "
+            "arms and W = 10, and 30 with 30 arms.",
+        ),
+        "full": Scale(
+            {
+                "instances": 500,
+                "draws": 400,
+                "rounds": 200,
+                "seeds": list(range(40)),
+                "horizon": 200_000,
+                "groups": 40,
+                "members": 5,
+                "horizons": [20_000, 63_000, 200_000, 630_000, 2_000_000],
+            },
+            limit_s=3600,
+            leaves_out="Instances with 500 arms and W = 50.",
+        ),
+    },
+    cells=cells,
+    measure=measure,
+    figures=figures,
+    modules=(
+        "heedful.bandits.experiments._lsd_bandits",
+        *(
+            f"heedful.bandits.{name}"
+            for name in (
+                "arms",
+                "base",
+                "block_ucb",
+                "kernels",
+                "lsd",
+                "lsd_explore",
+                "lsd_learner",
+                "lsd_optimistic",
+                "lsd_planning",
+                "lsd_relaxation",
+                "lsd_rounding",
+                "sliding_window_ucb",
+                "streams",
+                "ucb1",
+            )
+        ),
+    ),
+    claims=(
+        Claim(
+            "guarantee",
+            "On every random monotone instance rounding earns at least 1 - 1/e of LP* on average over draws.",
+            "broken",
+            kind="exact",
+            treatment={"planner": "rounding"},
+            where=_plans(list(RANDOM)),
+            published="(almost) 1 - 1/e",
+        ),
+        Claim(
+            "guarantee-trap",
+            "So it does where greedy is trapped, and where payoffs are constant.",
+            "broken",
+            kind="exact",
+            treatment={"planner": "rounding"},
+            where=_plans(["trap", "flat"]),
+            published="(almost) 1 - 1/e",
+        ),
+        Claim(
+            "quarter",
+            "On half-monotone arms that pay for runs, whole runs earn at least a quarter of LP*.",
+            "broken",
+            kind="exact",
+            treatment={"planner": "rounding"},
+            where=_plans("sticky"),
+            published="a constant times the optimum",
+        ),
+        Claim(
+            "bound",
+            "The exact optimum is never above LP*.",
+            "over",
+            kind="exact",
+            treatment={"planner": "exact"},
+            where={"part": "plan"},
+        ),
+        Claim(
+            "trap",
+            "Where an arm that waits pays more later, rounding earns at least half of LP* more than greedy.",
+            "ratio",
+            rule="superior",
+            d=0.5,
+            unit=("item",),
+            treatment={"planner": "rounding"},
+            control={"planner": "greedy"},
+            where=_plans("trap", arms=2),
+            published="greedy has no constant factor",
+            fixed="one instance",
+        ),
+        Claim(
+            "practical",
+            "The practical planner is nowhere worse than greedy: within 0.01 of LP* or better, on average.",
+            "ratio",
+            rule="noninferior",
+            d=0.01,
+            unit=("item",),
+            treatment={"planner": "practical"},
+            control={"planner": "greedy"},
+            where={"part": "plan"},
+        ),
+        Claim(
+            "practical-rounding",
+            "On random instances the practical planner earns at least 0.1 of LP* more than one draw of rounding.",
+            "ratio",
+            rule="superior",
+            d=0.1,
+            unit=("item",),
+            treatment={"planner": "practical"},
+            control={"planner": "rounding"},
+            where=_plans(list(RANDOM)),
+        ),
+        Claim(
+            "two-numbers",
+            "On sticky arms cycles of one play bound less than half of what cycles of many plays do.",
+            "ratio",
+            rule="superior",
+            d=0.5,
+            unit=("item",),
+            treatment={"planner": "bound"},
+            control={"planner": "recharging bound"},
+            where=_plans("sticky"),
+            published="higher-dimensional relaxation",
+        ),
+        Claim(
+            "learn-explore",
+            "The optimistic learner earns more than explore-then-commit in 200 000 rounds.",
+            "share",
+            rule="superior",
+            unit=("seed",),
+            treatment={"method": "optimistic"},
+            control={"method": "explore-commit"},
+            where={"part": "learn"},
+        ),
+        Claim(
+            "learn-window",
+            "Explore-then-commit earns more than sliding-window UCB, which ignores states.",
+            "share",
+            rule="superior",
+            unit=("seed",),
+            treatment={"method": "explore-commit"},
+            control={"method": "sliding-window-ucb"},
+            where={"part": "learn"},
+        ),
+        *(
+            Claim(
+                f"learn-{name}",
+                f"The optimistic learner earns more than {title}.",
+                "share",
+                rule="superior",
+                unit=("seed",),
+                treatment={"method": "optimistic"},
+                control={"method": name},
+                where={"part": "learn"},
+            )
+            for name, title in (
+                ("comb-ucb1", "CombUCB1 over blocks of three"),
+                ("isi-comb-ucb1", "ISI-CombUCB1 over blocks of three"),
+                ("calibrated", "CombUCB1 after calibration sequences"),
+            )
+        ),
+        Claim(
+            "target",
+            "The optimistic learner earns more than the target, 1 - 1/e of LP*.",
+            "share",
+            rule="superior",
+            unit=("seed",),
+            treatment={"method": "optimistic"},
+            control=0.6321,
+            where={"part": "learn"},
+            published="sublinear regret against it",
+        ),
+        Claim(
+            "sublinear",
+            "The optimistic learner's regret against the planner that knows the payoffs grows with slope below 0.8.",
+            "slope",
+            rule="superior",
+            unit=("group",),
+            treatment={"learner": "optimistic"},
+            control=0.8,
+            where={"part": "grow"},
+            published="sublinear",
+        ),
+        Claim(
+            "random-greedy",
+            "On random instances greedy earns more than rounding, by 0.05 of LP*.",
+            "ratio",
+            rule="superior",
+            d=0.05,
+            unit=("item",),
+            boundary=True,
+            treatment={"planner": "greedy"},
+            control={"planner": "rounding"},
+            where=_plans(list(RANDOM)),
+        ),
+        Claim(
+            "one-number-enough",
+            "On random instances cycles of one play bound nearly as much: within 0.1 of LP*.",
+            "ratio",
+            rule="tie",
+            d=0.1,
+            unit=("item",),
+            boundary=True,
+            treatment={"planner": "recharging bound"},
+            control={"planner": "bound"},
+            where=_plans("rand"),
+        ),
+        Claim(
+            "flat",
+            "Where nothing depends on the state, greedy earns what rounding does.",
+            "ratio",
+            rule="tie",
+            d=0.001,
+            unit=("item",),
+            boundary=True,
+            treatment={"planner": "rounding"},
+            control={"planner": "greedy"},
+            where=_plans("flat"),
+        ),
+    ),
+    example="""\
+import numpy as np
+
+from heedful.bandits.lsd import Payoffs
+from heedful.bandits.lsd_planning import greedy, plan
+from heedful.bandits.lsd_rounding import arms_played, averages
+
+payoffs = Payoffs(
+    rested=[[0.05, 0.05, 0.05], [0.06, 0.06, 0.95], [0.06, 0.06, 0.95]],
+    running=[[0.05, 0.05, 0.05], [0.06, 0.06, 0.06], [0.06, 0.06, 0.06]],
+)
+found = plan(payoffs, np.random.default_rng(0))
+print(f"at most {found.bound:.3f}, planned {found.value:.3f}, greedy {averages([greedy(3)], payoffs, 400)[0]:.3f}")
+print(arms_played(found.schedule, payoffs, rounds=12))
+""",
+)

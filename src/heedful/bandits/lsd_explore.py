@@ -1,0 +1,125 @@
+"""Explore-then-commit for last-switch-dependent arms: every state of every arm in turn, then one schedule to the end.
+
+After Foussoul, Goyal, Papadigenopoulos, Zeevi, ICML 2023 (in our reconstruction). A lap rests an arm for x rounds and
+then plays it W + 1 times: it sees state +x and all states of a run; laps for x = 1..W make a set. After
+``m = ceil(c (T / (k W^2))^(2/3) (log T)^(1/3))`` sets, or half of all rounds, payoffs are estimated by isotonic
+regression along the order of states, and a schedule is made for them. Regret of order T^(2/3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from heedful.bandits.base import between, whole
+from heedful.bandits.lsd import Payoffs
+from heedful.bandits.lsd_learner import (
+    BEGAN,
+    FILL,
+    NOW,
+    RULE,
+    Floats,
+    Ints,
+    Seen,
+    SwitchMethod,
+    add_reward,
+    adopt,
+    follow,
+    nothing_seen,
+)
+from heedful.bandits.lsd_rounding import IDLE, due
+from heedful.bandits.streams import streams
+
+
+def one_set(arms: int, window: int) -> Ints:
+    """The arms of a set's rounds, -1 where an arm rests: about 1.5 W^2 rounds for each arm.
+
+    An arm's first lap is the one of W rounds of rest: while others had their turn, it has rested as long anyway.
+    """
+    rests = (window, *range(1, window))
+    laps = [[IDLE] * rest + [arm] * (window + 1) for arm in range(arms) for rest in rests]
+    return np.concatenate([np.array(lap) for lap in laps])
+
+
+@dataclass(frozen=True)
+class LSDExploreCommit(SwitchMethod):
+    """Exploration first, then a schedule.
+
+    Attributes:
+        horizon: T, at least 2.
+        share: c, of the theory's exploration, above 0.
+        planner: ``practical`` or ``lp-round``, see :func:`~heedful.bandits.lsd_planning.plan`.
+        draws: schedules tried by the practical planner, at least 1.
+    """
+
+    name: ClassVar[str] = "lsd-explore-commit"
+    horizon: int = 10_000
+    share: float = 0.05
+    planner: str = "practical"
+    draws: int = 32
+
+    def __post_init__(self) -> None:
+        whole("horizon", self.horizon, least=2)
+        between("share", self.share, 0.0, open_low=True)
+        whole("draws", self.draws)
+        if self.planner not in ("practical", "lp-round"):
+            raise ValueError(f"planner={self.planner!r}: must be practical or lp-round")
+
+    def exploration(self, arms: int, window: int) -> int:
+        """Rounds of exploration."""
+        ratio = (self.horizon / (arms * window**2)) ** (2 / 3)
+        sets = math.ceil(self.share * ratio * math.log(self.horizon) ** (1 / 3))
+        return min(self.horizon // 2, sets * len(one_set(arms, window)))
+
+    def begin(self, arms: int, window: int, seed: int) -> Seen:
+        return nothing_seen(arms, window, seed)
+
+    def estimates(self, state: Seen) -> Payoffs:
+        """Isotonic means; a state never seen pays what the next worse one does."""
+        from sklearn.isotonic import isotonic_regression
+
+        counts, table = state.counts[0], np.zeros(state.counts.shape[1:])
+        for row, seen, sums in zip(table, counts, state.sums[0]):
+            places = np.flatnonzero(seen)
+            if len(places):
+                weights = seen[places].astype(np.float64)
+                fitted = isotonic_regression(sums[places] / weights, sample_weight=weights)
+                at = np.searchsorted(places, np.arange(len(row)), side="right") - 1
+                row[:] = np.where(at >= 0, fitted[np.maximum(at, 0)], 0.0)
+        return Payoffs.of_table(np.clip(table, 0.0, 1.0))
+
+    def _commit(self, state: Seen) -> None:
+        adopt(state, self.estimates(state), self.draws, self.planner)
+
+    def next_arm(self, state: Seen) -> tuple[int, bool]:
+        clock, (arms, width) = state.clock[0], state.counts.shape[1:]
+        now, end = int(clock[NOW]), self.exploration(arms, width // 2)
+        if now < end:
+            return int(one_set(arms, width // 2)[now % len(one_set(arms, width // 2))]), True
+        if clock[BEGAN] == 0:
+            self._commit(state)
+        return due(
+            state.cycles[0], clock[RULE], clock[FILL], state.table[0], state.last[0], state.run[0], state.busy[0], now
+        ), True
+
+    def take(self, state: Seen, arm: int, at: int, reward: float) -> None:
+        add_reward(state.counts[0], state.before[0], state.sums[0], state.clock[0], arm, at, reward)
+
+    def run(self, payoffs: Payoffs, marks: Sequence[int], seed: int) -> Floats:
+        k, w = payoffs.arms, payoffs.window
+        state, truth, words = self.begin(k, w, seed), payoffs.learnable().table, streams([seed])
+        end = self.exploration(k, w)
+        given = np.resize(one_set(k, w), end)
+        total, out = 0.0, []
+        for mark in marks:
+            total += follow(state, truth, words, given, min(mark, end), 0)
+            if mark > end:
+                if state.clock[0, BEGAN] == 0:
+                    self._commit(state)
+                total += follow(state, truth, words, given, mark, 0)
+            out.append(total)
+        return np.array(out)

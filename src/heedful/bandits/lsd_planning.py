@@ -1,0 +1,115 @@
+"""Planners for last-switch-dependent arms whose payoffs are known: a practical one, yardsticks, and the optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.bandits.lsd import Payoffs
+from heedful.bandits.lsd_relaxation import Relaxation, cycle_payoffs, relax
+from heedful.bandits.lsd_rounding import Rule, Schedule, averages, rounded
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A schedule, what it earns per round, and the bound on what any earns."""
+
+    schedule: Schedule
+    value: float
+    bound: float
+
+
+def greedy(arms: int) -> Schedule:
+    """Plays the arm that pays most now."""
+    nothing = np.zeros(arms, dtype=np.int64)
+    return Schedule(nothing, nothing, nothing, "real", fill=True)
+
+
+def best_cycle(payoffs: Payoffs) -> Schedule:
+    """The one arm in the one cycle that earns most per round."""
+    window, nothing = payoffs.window, np.zeros(payoffs.arms, dtype=np.int64)
+    rests, plays = (part.ravel() for part in np.meshgrid(np.arange(1, window + 1), np.arange(1, window + 1)))
+    rests, plays = np.append(rests, 0), np.append(plays, 1)
+    out, best = np.empty(len(rests)), (-1.0, 0, 0)
+    for arm, row in enumerate(payoffs.table):
+        cycle_payoffs(row, rests, plays, out)
+        rates = out / (rests + plays)
+        if rates.max() > best[0]:
+            best = (float(rates.max()), arm, int(rates.argmax()))
+    x, y = nothing.copy(), nothing.copy()
+    x[best[1]], y[best[1]] = rests[best[2]], plays[best[2]]
+    return Schedule(x, y, nothing, "virtual")
+
+
+def round_robin(payoffs: Payoffs) -> Schedule:
+    """Every arm in turn."""
+    k = payoffs.arms
+    x, offsets = np.full(k, k - 1), (-np.arange(k) - 1) % k
+    return Schedule(x, np.ones(k, dtype=np.int64), offsets, "virtual" if k > 1 else "real")
+
+
+def plan(
+    payoffs: Payoffs, rng: np.random.Generator, draws: int = 32, method: str = "practical", rounds: int | None = None,
+    relaxation: Relaxation | None = None,
+) -> Plan:  # fmt: skip
+    """A schedule to follow.
+
+    Args:
+        payoffs: known, or estimated.
+        rng: of the draws.
+        draws: how many schedules are drawn, and tried.
+        method: ``lp-round``: one draw, with the guarantee. ``practical``: the best of many draws, each with and without
+            filling idle rounds, of greedy and of the best single cycle; never below any of them.
+        rounds: for how long each is tried; None: 20 W.
+        relaxation: of the payoffs, if it is at hand.
+
+    Raises ValueError for another method.
+    """
+    if method not in ("practical", "lp-round"):
+        raise ValueError(f"method={method!r}: must be practical or lp-round")
+    bound = relaxation or relax(payoffs)
+    span, burn = rounds or 20 * payoffs.window, 2 * payoffs.window
+    rule: Rule = "real" if payoffs.monotone else "whole-runs"
+    if method == "lp-round":
+        (schedule,) = rounded(bound, payoffs, 1, rng, rule)
+        return Plan(schedule, float(averages([schedule], payoffs, span, burn)[0]), bound.value)
+    drawn = rounded(bound, payoffs, draws, rng, rule, scale=1.0)
+    filled = [Schedule(s.rests, s.plays, s.offsets, s.rule, fill=True) for s in drawn]
+    groups = [drawn, [greedy(payoffs.arms)], [best_cycle(payoffs)]]
+    if payoffs.monotone:
+        groups.insert(1, filled)
+    tried = [(s, float(value)) for group in groups for s, value in zip(group, averages(group, payoffs, span, burn))]
+    schedule, value = max(tried, key=lambda pair: pair[1])
+    return Plan(schedule, value, bound.value)
+
+
+def optimum(payoffs: Payoffs, tolerance: float = 1e-6, most: int = 2_000_000) -> float:
+    """The largest average that any schedule earns, to ``tolerance``: relative value iteration on ``(2 W)^k`` states.
+
+    Half of every step stays where it was: the chain is periodic, and undamped iteration would never settle.
+
+    Raises ValueError for more than ``most`` states.
+    """
+    k, w, table = payoffs.arms, payoffs.window, payoffs.table
+    size = 2 * w
+    if size**k > most:
+        raise ValueError(f"payoffs: {size}^{k} joint states are too many, at most {most}")
+    places = np.indices((size,) * k).reshape(k, -1)
+    # Not played: a run ends in state +1, rest grows by one. Played: rest ends in -1, a run grows by one.
+    rested = np.where(places < w, w, np.minimum(places + 1, size - 1))
+    played = np.where(places < w, np.maximum(places - 1, 0), w - 1)
+    powers = size ** np.arange(k - 1, -1, -1)
+    idle = powers @ rested
+    nexts = np.stack([idle + powers[i] * (played[i] - rested[i]) for i in range(k)] + [idle])
+    gains = np.vstack([np.stack([table[i, places[i]] for i in range(k)]), np.zeros(size**k)])
+    values = np.zeros(size**k)
+    while True:
+        better = (gains + values[nexts]).max(axis=0)
+        change = better - values
+        if change.max() - change.min() < tolerance:
+            return float(change.max() + change.min()) / 2
+        values += 0.5 * (change - change[0])
