@@ -251,7 +251,7 @@ def peer_run(workload: Workload, capacity: int, page: int, asserting: bool) -> d
         constants = (times.step, times.per_request, times.per_token, times.per_prompt_token)
         arguments = (HERE / "servingbench" / "vidur_side.py", file.name, capacity, page, CHUNK, 0.01, *constants)
         command = [peer_python(), *([] if asserting else ["-O"]), *map(str, arguments)]
-        said = subprocess.run(command, check=True, text=True, capture_output=True).stdout
+        said = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
     return json.loads(said.splitlines()[-1])
 
 
