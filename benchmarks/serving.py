@@ -63,7 +63,7 @@ RUNNING, WAITING = 256, (1, 16, 64)
 DECISION, RUN = 200, 5
 """Targets: microseconds of one decision, and seconds of 3000 requests."""
 LOG = "llm-traces/azure2023_conv.parquet"
-LOG_CAPACITY, LOG_SPEED = 16_000, 0.4
+LOG_CAPACITY, LOG_SPEED = 16_000, 0.35
 """Slots for a log, and how many times as fast it is served as it was recorded; its arrivals come in bursts."""
 CHUNK = 512
 
@@ -89,9 +89,8 @@ def decisions(rounds: int, calls: int) -> list[dict[str, Any]]:
             for most in WAITING:
                 new = slice(RUNNING, RUNNING + most)
                 waiting = Batch.of(requests.prompt[new], None, requests.cap[new], output=requests.output[new])
-                room = [_room(scheduler, running, waiting, share, page) for share in (0.0, 0.5, 2.0)]
                 taken = []
-                for slots in room:
+                for slots in _rooms(scheduler, running, waiting, page):
                     decide = partial(scheduler.admit, waiting, running, slots, history, np.random.default_rng(0), page)
                     taken.append(_call(decide, rounds, calls))
                 row[f"us, {most} waiting"] = max(taken)
@@ -99,17 +98,16 @@ def decisions(rounds: int, calls: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _room(scheduler: Scheduler, running: Batch, waiting: Batch, share: float, page: int) -> int:
-    """A capacity with room for about that share of the waiting requests, by what the scheduler counts."""
+def _rooms(scheduler: Scheduler, running: Batch, waiting: Batch, page: int) -> tuple[int, int, int]:
+    """Capacities with room for none, about half, and surely all of the waiting, by what the scheduler counts."""
+    both = Batch(*(np.concatenate(columns) for columns in zip(running, waiting)))
     if scheduler.name == "aggressive":
-        inside, outside = int(running.held.sum()), int(waiting.held.sum())
+        inside, whole = (int(batch.held.sum()) for batch in (running, both))
     elif scheduler.name == "conservative":
-        inside, outside = (int((batch.prompt + batch.cap).sum()) for batch in (running, waiting))
+        inside, whole = (int((batch.prompt + batch.cap).sum()) for batch in (running, both))
     else:
-        both = Batch(*(np.concatenate(columns) for columns in zip(running, waiting)))
-        inside, whole = (future_peak(b.held, b.output - b.generated, page) for b in (running, both))
-        outside = whole - inside
-    return int(inside + share * outside)
+        inside, whole = (future_peak(batch.held, batch.output - batch.generated, page) for batch in (running, both))
+    return inside, (inside + whole) // 2, 2 * whole
 
 
 def _call(decide: Callable[[], int], rounds: int, calls: int) -> float:
@@ -253,7 +251,7 @@ def peer_run(workload: Workload, capacity: int, page: int, asserting: bool) -> d
         constants = (times.step, times.per_request, times.per_token, times.per_prompt_token)
         arguments = (HERE / "servingbench" / "vidur_side.py", file.name, capacity, page, CHUNK, 0.01, *constants)
         command = [peer_python(), *([] if asserting else ["-O"]), *map(str, arguments)]
-        said = subprocess.run(command, check=True, text=True, capture_output=True).stdout
+        said = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
     return json.loads(said.splitlines()[-1])
 
 
@@ -268,7 +266,7 @@ def beside_peer(log: Workload, rounds: int, requests: int) -> list[dict[str, Any
     arrival = np.cumsum(rng.exponential(1.0, requests))
     # One request per second, to be made slower.
     timed = Workload(drawn.prompt, drawn.output, drawn.cap, arrival - arrival[0], drawn.name)
-    works = [(timed.faster(speed), CAPACITY, speed) for speed in (0.2, 0.5)]
+    works = [(timed.faster(speed), CAPACITY, speed) for speed in (0.15, 0.5)]
     works += [(log.part(0, requests).faster(speed), LOG_CAPACITY, speed) for speed in (0.2, 1.0)]
     scheduler, page, rows = Aggressive(0.99), 16, []
     for workload, capacity, load in works:
