@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from heedful.bandits.learners import make, names
     from heedful.bandits.lints import LinTS
     from heedful.bandits.linucb import LinUCB
+    from heedful.bandits.ofs import OFS
+    from heedful.bandits.primal_dual import PrimalDualUCB
     from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
+    from heedful.bandits.threshold_baselines import PessimisticSearch, StaticThreshold, ThresholdUCB
+    from heedful.bandits.thresholds import Outcome, Outcomes, Threshold, ThresholdMethod, Thresholds
     from heedful.bandits.ucb1 import UCB1
 
 __all__ = [
     "EXP3",
+    "OFS",
     "UCB1",
     "ArmLanes",
     "ArmLearner",
@@ -47,9 +52,18 @@ __all__ = [
     "LinTS",
     "LinUCB",
     "Method",
+    "Outcome",
+    "Outcomes",
+    "PessimisticSearch",
+    "PrimalDualUCB",
     "Reward",
     "Rewards",
     "RoundRobin",
+    "StaticThreshold",
+    "Threshold",
+    "ThresholdMethod",
+    "ThresholdUCB",
+    "Thresholds",
     "Uniform",
     "make",
     "names",
@@ -62,6 +76,9 @@ _HOME = {
     "RoundRobin": "baselines", "Uniform": "baselines", "EpsilonGreedy": "epsilon_greedy", "EXP3": "exp3",
     "make": "learners", "names": "learners", "LinTS": "lints", "LinUCB": "linucb",
     "BernoulliThompson": "thompson", "GaussianThompson": "thompson", "UCB1": "ucb1",
+    "OFS": "ofs", "PrimalDualUCB": "primal_dual", "PessimisticSearch": "threshold_baselines",
+    "StaticThreshold": "threshold_baselines", "ThresholdUCB": "threshold_baselines", "Outcome": "thresholds",
+    "Outcomes": "thresholds", "Threshold": "thresholds", "ThresholdMethod": "thresholds", "Thresholds": "thresholds",
 }  # fmt: skip
 
 
