@@ -45,12 +45,12 @@ def _paths(rows: pl.DataFrame) -> Figure:
 
 def _means(rows: pl.DataFrame) -> Figure:
     table = (
-        rows.filter(pl.col("round").is_null())
-        .group_by("env", "eps", "rho_min", "method")
+        rows.filter(pl.col("round").is_null() & (pl.col("rho_min") == 0))
+        .group_by("env", "eps", "method")
         .agg(pl.col("reward", "charged", "violation", "violation_seen", "to_oracle", "steady_gap").mean())
-        .sort("env", "eps", "rho_min", "violation")
+        .sort("env", "eps", "violation")
     )
-    both = table.filter(pl.col("rho_min") == 0).unpivot(
+    both = table.unpivot(
         ["reward", "charged"], index=["env", "eps", "method"], variable_name="measure", value_name="value"
     )
     chart = (
@@ -70,25 +70,26 @@ def _means(rows: pl.DataFrame) -> Figure:
         "Raw reward, and reward less violation",
         chart,
         table,
-        "Means over seeds. A method that ignores groups earns more and is charged more.",
+        "Means over seeds, no service constraint. A method that ignores groups earns more and is charged more.",
     )
 
 
 def _special(rows: pl.DataFrame) -> Figure:
+    harm = pl.when(pl.col("part") == "harm").then(pl.format("harm {}", "harm")).otherwise(pl.col("part"))
     table = (
-        rows.group_by("part", "env", "eps", "harm", "method")
+        rows.group_by(harm.alias("regime"), "env", "eps", "method")
         .agg(pl.col("reward", "charged", "violation", "steady_violation", "exponent").mean())
-        .sort("part", "env", "eps", "harm", "method")
+        .sort("regime", "env", "eps", "method")
     )
     chart = (
-        alt.Chart(table.filter(pl.col("part") != "tuned"))
+        alt.Chart(table.filter(pl.col("regime") != "tuned"))
         .mark_bar()
         .encode(
             x=alt.X("violation:Q", title="cumulative violation"),
             y=alt.Y("method:N", title=None),
             color=alt.Color("method:N", legend=None),
-            facet=alt.Facet("part:N", columns=3, title=None),
-            tooltip=["part", "harm", "method", alt.Tooltip("violation", format=".1f")],
+            facet=alt.Facet("regime:N", columns=3, title=None),
+            tooltip=["regime", "method", alt.Tooltip("violation", format=".1f")],
         )
         .properties(width=230, height=120)
         .resolve_scale(x="independent", y="independent")

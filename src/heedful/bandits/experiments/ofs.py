@@ -348,7 +348,7 @@ experiment = Experiment(
         ),
         Claim(
             "harm",
-            "Where inequality lowers all scores (mean logits by 0.5 per unit of gap) OFS earns more than unconstrained UCB.",
+            "Where inequality lowers all scores (mean logits by 0.5 per unit of gap) OFS earns more than plain UCB.",
             "reward",
             unit=("seed",),
             treatment={"method": "ofs"},
