@@ -17,14 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heedful.bandits.arms import ArmLanes, ArmLearner, ArmMethod, Batch, Choice, Choices, Reward, Rewards
+    from heedful.bandits.auditors import Panel
     from heedful.bandits.base import Counts, Decision, Feedback, Learner, Ledger, Method
     from heedful.bandits.baselines import RoundRobin, Uniform
+    from heedful.bandits.context_semi_bandit_ftpl import ContextSemiBanditFTPL
     from heedful.bandits.epsilon_greedy import EpsilonGreedy
+    from heedful.bandits.exp2 import Exp2
     from heedful.bandits.exp3 import EXP3
     from heedful.bandits.learners import make, names
     from heedful.bandits.lints import LinTS
     from heedful.bandits.linucb import LinUCB
     from heedful.bandits.ofs import OFS
+    from heedful.bandits.one_sided import Acceptance, Labels, LinearRules, OneSidedMethod
+    from heedful.bandits.one_sided_baselines import AcceptAll, BankRule, ExploreFirst, FullInformation, NaiveWeights
     from heedful.bandits.primal_dual import PrimalDualUCB
     from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
     from heedful.bandits.threshold_baselines import PessimisticSearch, StaticThreshold, ThresholdUCB
@@ -35,25 +40,37 @@ __all__ = [
     "EXP3",
     "OFS",
     "UCB1",
+    "AcceptAll",
+    "Acceptance",
     "ArmLanes",
     "ArmLearner",
     "ArmMethod",
+    "BankRule",
     "Batch",
     "BernoulliThompson",
     "Choice",
     "Choices",
+    "ContextSemiBanditFTPL",
     "Counts",
     "Decision",
     "EpsilonGreedy",
+    "Exp2",
+    "ExploreFirst",
     "Feedback",
+    "FullInformation",
     "GaussianThompson",
+    "Labels",
     "Learner",
     "Ledger",
     "LinTS",
     "LinUCB",
+    "LinearRules",
     "Method",
+    "NaiveWeights",
+    "OneSidedMethod",
     "Outcome",
     "Outcomes",
+    "Panel",
     "PessimisticSearch",
     "PrimalDualUCB",
     "Reward",
@@ -79,6 +96,10 @@ _HOME = {
     "OFS": "ofs", "PrimalDualUCB": "primal_dual", "PessimisticSearch": "threshold_baselines",
     "StaticThreshold": "threshold_baselines", "ThresholdUCB": "threshold_baselines", "Outcome": "thresholds",
     "Outcomes": "thresholds", "Threshold": "thresholds", "ThresholdMethod": "thresholds", "Thresholds": "thresholds",
+    "Panel": "auditors", "ContextSemiBanditFTPL": "context_semi_bandit_ftpl", "Exp2": "exp2",
+    "Acceptance": "one_sided", "Labels": "one_sided", "LinearRules": "one_sided", "OneSidedMethod": "one_sided",
+    "AcceptAll": "one_sided_baselines", "BankRule": "one_sided_baselines", "ExploreFirst": "one_sided_baselines",
+    "FullInformation": "one_sided_baselines", "NaiveWeights": "one_sided_baselines",
 }  # fmt: skip
 
 
