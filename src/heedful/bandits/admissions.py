@@ -64,14 +64,12 @@ def german_applicants(table: pl.DataFrame, good_rate: float | None = None) -> Ap
         "savings": ["A61", "A62", "A63", "A64", "A65"],
         "employment_since": ["A71", "A72", "A73", "A74", "A75"],
     }
-    columns = [
-        pl.col(name).replace_strict(
-            {code: i / (len(codes) - 1) for i, code in enumerate(codes)}, return_dtype=pl.Float64
-        )
-        for name, codes in order.items()
-    ]
+    columns = []
+    for name, codes in order.items():
+        places = {code: i / (len(codes) - 1) for i, code in enumerate(codes)}
+        columns.append(pl.col(name).replace_strict(places, return_dtype=pl.Float64))
     for name, sign in (("duration_months", -1), ("credit_amount", -1), ("age_years", 1)):
-        value = sign * pl.col(name)
+        value = pl.col(name) * sign
         columns.append((value - value.min()) / (value.max() - value.min()))
     men = (~pl.col("personal_status_sex").is_in(["A92", "A95"])).cast(pl.Float64)
     features = table.select(*columns, men.alias("men")).to_numpy()
@@ -79,18 +77,18 @@ def german_applicants(table: pl.DataFrame, good_rate: float | None = None) -> Ap
 
 
 def compas_applicants(table: pl.DataFrame, good_rate: float | None = None) -> Applicants:
-    """COMPAS: few priors (15 and more count alike), two age flags, sex, misdemeanour, low score; good is no new offence;
-    the favoured are those who are not African American."""
+    """COMPAS: few priors (15 and more count alike), two age flags, sex, misdemeanour, low score; good is no new
+    offence; the favoured are those who are not African American."""
     import polars as pl
 
     features = table.select(
-        1 - pl.col("Number_of_Priors").clip(0, 15) / 15,
+        -(pl.col("Number_of_Priors").clip(0, 15) / 15) + 1,
         pl.col("Age_Above_FourtyFive").cast(pl.Float64),
-        1.0 - pl.col("Age_Below_TwentyFive"),
+        (pl.col("Age_Below_TwentyFive") == 0).cast(pl.Float64),
         pl.col("Female").cast(pl.Float64),
         pl.col("Misdemeanor").cast(pl.Float64),
-        1.0 - pl.col("score_factor"),
-        (1.0 - pl.col("African_American")).alias("favoured"),
+        (pl.col("score_factor") == 0).cast(pl.Float64),
+        (pl.col("African_American") == 0).cast(pl.Float64),
     ).to_numpy()
     return Applicants(np.ascontiguousarray(features), 1 - table["Two_yr_Recidivism"].to_numpy(), good_rate)
 

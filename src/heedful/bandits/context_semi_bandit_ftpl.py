@@ -1,9 +1,9 @@
 """Context-Semi-Bandit-FTPL follows the leader among perturbed losses, so that it needs an optimiser and no weights.
 
 Syrgkanis, Krishnamurthy, Schapire, "Efficient Algorithms for Adversarial Contextual Learning", ICML 2016, arXiv
-1602.02454; as the oracle-efficient learner of Bechavod, Roth, arXiv 2206.04475. Each round draws Laplace noise for every
-point z of a separator, on which any two rules differ somewhere, and plays ``argmin_h L_h + sum_z noise_z h(z)``: one
-call of the optimiser. What a label is divided by is estimated by geometric resampling (Neu, Bartok, ALT 2013): fresh
+1602.02454; as the oracle-efficient learner of Bechavod, Roth, arXiv 2206.04475. Each round draws Laplace noise for
+every point z of a separator, on which any two rules differ somewhere, and plays ``argmin_h L_h + sum_z noise_z h(z)``:
+one call of the optimiser. What a label is divided by is estimated by geometric resampling (Neu, Bartok, ALT 2013): fresh
 perturbations are drawn until one accepts the person, at most R of them, and their number J has mean ``1/q`` up to a
 bias of at most ``(1 - q)^R / q``. What auditors see is the mean of ``draws`` perturbations.
 """
@@ -24,7 +24,7 @@ _TOGETHER = 8
 
 
 class Perturbed(NamedTuple):
-    """Losses float64 ``[1, H]``; what rules say on the separator, float64 ``[D, H]``; optimiser calls, int64 ``[1]``."""
+    """Losses, float64 ``[1, H]``; what rules say on the separator, ``[D, H]``; optimiser calls, int64 ``[1]``."""
 
     losses: Floats
     separator: Floats

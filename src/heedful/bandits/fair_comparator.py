@@ -50,7 +50,9 @@ def best_fair(
     often = np.bincount(arrivals.ravel(), minlength=bits.shape[1])
     says = bits.astype(np.float64)
     errors = (says != labels) @ often / arrivals.size
-    rows, bounds, seen = [], [], set()
+    rows: list[Floats] = []
+    bounds: list[float] = []
+    seen: set[tuple[int, int, float]] = set()
     while True:
         found = linprog(
             errors, A_ub=np.array(rows) if rows else None, b_ub=np.array(bounds) if rows else None,
@@ -66,11 +68,11 @@ def best_fair(
         added = 0
         for place in worst.tolist():
             t, a, b = np.unravel_index(place, excess.shape)
-            key = (arrivals[t, a], arrivals[t, b], limits[t, a, b])
+            key = (int(arrivals[t, a]), int(arrivals[t, b]), float(limits[t, a, b]))
             if key not in seen:
                 seen.add(key)
                 rows.append(says[:, arrivals[t, a]] - says[:, arrivals[t, b]])
-                bounds.append(limits[t, a, b])
+                bounds.append(key[2])
                 added += 1
                 if added == together:
                     break

@@ -1,8 +1,8 @@
 """Learners that accept or reject people, see outcomes of the accepted alone, and are watched by auditors.
 
 In each round a few people arrive. One rule of a class is drawn for all of them; who it accepts is accepted, and only
-their labels come back. Auditors see the whole policy, the probability with which each person is accepted, and may report
-one ordered pair (a, b) of which a is treated too well. With C as the price of a report the loss of rule h is
+their labels come back. Auditors see the whole policy, the probability with which each person is accepted, and may
+report one ordered pair (a, b) of which a is treated too well. With C as the price of a report the loss of rule h is
 
     sum_i 1[h(x_i) != y_i] + C (h(x_a) - h(x_b)),
 

@@ -66,18 +66,27 @@ class ExploreFirst(Exp2):
     Attributes:
         rounds: T, for which the defaults are set, at least 1.
         penalty: C, the price of a report, at least 0; None: ``T^(1/5)``.
-        eta: learning rate, at least 0; None: as :class:`Exp2`.
-        mix: not used after the first phase.
-        explore: not used.
+        eta: learning rate, at least 0; None: ``sqrt(8 log H / n) / k`` for the n rounds that it learns from.
+        mix: has no effect, like explore: the first phase is all exploration, the second has none.
+        explore: has no effect.
     """
 
     name: ClassVar[str] = "explore-first"
+
+    def settings(self, rules: int, people: int) -> tuple[float, float, float]:
+        penalty, eta, mix = super().settings(rules, people)
+        return penalty, eta if self.eta is not None else float(np.sqrt(8 * np.log(rules) / self.first) / people), mix
+
+    @property
+    def first(self) -> int:
+        """Rounds in which all are accepted."""
+        return int(np.ceil(self.rounds ** (2 / 3)))
 
     def begin(self, rules: LinearRules, people: int, rng: np.random.Generator, prior: Floats) -> _Counted:
         return _Counted(prior, np.zeros(1, dtype=np.int64), rng)
 
     def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        first = state.decided[0] < np.ceil(self.rounds ** (2 / 3))
+        first = state.decided[0] < self.first
         state.decided[0] += 1
         _, eta, _ = self.settings(*bits.shape)
         treatment, accepted, _ = _act(state.losses[0], bits, eta, 1.0 if first else 0.0, False, state.rng.random())
@@ -89,7 +98,7 @@ class ExploreFirst(Exp2):
 
 
 class _Book(NamedTuple):
-    """Who was accepted, float64 ``[1, size, d + 1]`` with the label last; how many, and rounds decided; coefficients."""
+    """Who was accepted, float64 ``[1, size, d + 1]``, label last; how many; rounds decided; coefficients."""
 
     book: Floats
     entries: NDArray[np.int64]
