@@ -3,9 +3,9 @@
 Syrgkanis, Krishnamurthy, Schapire, "Efficient Algorithms for Adversarial Contextual Learning", ICML 2016, arXiv
 1602.02454; as the oracle-efficient learner of Bechavod, Roth, arXiv 2206.04475. Each round draws Laplace noise for
 every point z of a separator, on which any two rules differ somewhere, and plays ``argmin_h L_h + sum_z noise_z h(z)``:
-one call of the optimiser. What a label is divided by is estimated by geometric resampling (Neu, Bartok, ALT 2013): fresh
-perturbations are drawn until one accepts the person, at most R of them, and their number J has mean ``1/q`` up to a
-bias of at most ``(1 - q)^R / q``. What auditors see is the mean of ``draws`` perturbations.
+one call of the optimiser. What a label is divided by is estimated by geometric resampling (Neu, Bartok, ALT 2013):
+fresh perturbations are drawn until one accepts the person, at most R of them, and their number J has mean ``1/q`` up to
+a bias of at most ``(1 - q)^R / q``. What auditors see is the mean of ``draws`` perturbations.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ContextSemiBanditFTPL(OneSidedMethod):
         rounds: T, for which the defaults are set, at least 1.
         penalty: C, the price of a report, at least 0; None: ``T^(4/45)``.
         noise: scale of the Laplace noise, at least 0; with 0 it follows the leader.
-        separator: how many random points of [0, 1]^d it has at least, at least 1; more are added until they separate
-            all rules that differ on 10,000 such points.
+        separator: how many random points of [0, 1]^d it has at least, in [1, 10000]; of 10,000 such points those are
+            added that tell rules apart which were not told apart before.
         draws: perturbations by which auditors see the policy, at least 1.
         resamples: R; None: ``sqrt(T)``, rounded up.
     """
@@ -58,6 +58,7 @@ class ContextSemiBanditFTPL(OneSidedMethod):
     def __post_init__(self) -> None:
         for name in ("rounds", "separator", "draws"):
             whole(name, getattr(self, name))
+        between("separator", self.separator, 1, 10_000)
         if self.resamples is not None:
             whole("resamples", self.resamples)
         if self.penalty is not None:
@@ -70,11 +71,18 @@ class ContextSemiBanditFTPL(OneSidedMethod):
         return self.rounds ** (4 / 45) if self.penalty is None else float(self.penalty)
 
     def begin(self, rules: LinearRules, people: int, rng: np.random.Generator, prior: Floats) -> Perturbed:
-        bits = rules.predict(rng.uniform(size=(10_000, rules.weights.shape[1])))
-        size, different = self.separator, len(np.unique(bits, axis=0))
-        while size < bits.shape[1] and len(np.unique(bits[:, :size], axis=0)) < different:
-            size *= 2
-        return Perturbed(prior, bits[:, :size].T.astype(np.float64), np.zeros(1, dtype=np.int64), rng)
+        points = rng.uniform(size=(10_000, rules.weights.shape[1]))
+        bits = rules.predict(points)
+        chosen = list(range(self.separator))
+        kinds = np.unique(bits[:, chosen], axis=0, return_inverse=True)[1].ravel()
+        for z in range(self.separator, len(points)):
+            if kinds.max() == len(rules) - 1:
+                break
+            split = np.unique(2 * kinds + bits[:, z], return_inverse=True)[1]
+            if split.max() > kinds.max():
+                chosen.append(z)
+                kinds = split
+        return Perturbed(prior, bits[:, chosen].T.astype(np.float64), np.zeros(1, dtype=np.int64), rng)
 
     def _leaders(self, state: Perturbed, number: int) -> NDArray[np.int64]:
         """int64 ``[number]``: the leader under each of so many perturbations."""

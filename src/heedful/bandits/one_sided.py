@@ -147,6 +147,18 @@ def add_losses(losses, bits, seen, inverse, labels, a, b, penalty):  # type: ign
             losses[h] += penalty * (bits[h, a] - bits[h, b])
 
 
+@numba.njit(cache=True, nogil=True)
+def _wrong(labels, accepted, all_seen):  # type: ignore[no-untyped-def]
+    """1 if a label that is seen is neither 0 nor 1, 2 if one is given that nobody can see, else 0."""
+    for i in range(len(labels)):
+        if all_seen or accepted[i]:
+            if labels[i] != 0.0 and labels[i] != 1.0:
+                return 1
+        elif labels[i] == labels[i]:
+            return 2
+    return 0
+
+
 @dataclass(frozen=True)
 class OneSidedMethod(Method):
     """A method that accepts or rejects people by rules of a class."""
@@ -245,10 +257,10 @@ class OneSidedLearner(Learner[Labels]):
         labels = np.asarray(getattr(feedback, "labels", None))
         if labels.shape != (self.people,) or labels.dtype.kind not in "fiub":
             raise ValueError(f"labels: must be {self.people} numbers, has shape {list(labels.shape)}")
-        seen = np.ones(self.people, dtype=np.bool_) if self.method.sees_all else kept[2]
-        if not np.isin(labels[seen], (0, 1)).all():
+        wrong = _wrong(labels.astype(np.float64), kept[2], self.method.sees_all)
+        if wrong == 1:
             raise ValueError("labels: must be 0 or 1 for everybody whose label is seen")
-        if not np.isnan(labels[~seen].astype(np.float64)).all():
+        if wrong == 2:
             raise ValueError("labels: must be NaN for the rejected, whose labels nobody sees")
         if feedback.reported is not None:
             pair = feedback.reported
