@@ -42,4 +42,5 @@ def test_claims_speak_of_cells_that_are_measured(monkeypatch: pytest.MonkeyPatch
 
 def test_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(EXPERIMENT.example, {})
-    assert "[" in capsys.readouterr().out
+    errors, reports, accepted = map(float, capsys.readouterr().out.split())
+    assert 0 <= errors <= 4 and 0 <= reports <= 100 and 0 <= accepted <= 1

@@ -21,10 +21,10 @@ FILES = {
 """People by name: the data files that they are in."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     **{
-        method: [{"eta": eta} for eta in (0.02, 0.005, 0.05, 0.15)]
+        method: [{"eta": eta} for eta in (0.02, 0.05, 0.15, 0.5)]
         for method in ("exp2", "full-information", "naive-weights", "explore-first")
     },
-    "context-semi-bandit-ftpl": [{"noise": noise} for noise in (10.0, 1.0, 3.0, 30.0)],
+    "context-semi-bandit-ftpl": [{"noise": noise} for noise in (10.0, 3.0, 1.0, 0.3)],
 }
 ETA, MIX = 0.02, 0.05
 """Untuned, the same for all methods that have them; the theory's own are in the part about exponents."""
