@@ -223,23 +223,18 @@ experiment = Experiment(
             kind="exact",
             treatment={"part": "exponents"},
         ),
-        Claim(
-            "regret-exponent",
-            "With the theory's settings regret grows slower than rounds (exponent below 1).",
-            "regret_exponent",
-            unit=("seed",),
-            treatment={"part": "exponents"},
-            control=1.0,
-            published="at most 4/5",
-        ),
-        Claim(
-            "violation-exponent",
-            "With the theory's settings violations grow slower than rounds (exponent below 1).",
-            "violation_exponent",
-            unit=("seed",),
-            treatment={"part": "exponents"},
-            control=1.0,
-            published="at most 4/5",
+        *(
+            Claim(
+                f"{what}-exponent-{people}",
+                f"With the theory's settings {title} slower than rounds (exponent below 1) among {among}.",
+                f"{what}_exponent",
+                unit=("seed",),
+                treatment={"part": "exponents", "people": people},
+                control=1.0,
+                published="at most 4/5",
+            )
+            for what, title in (("regret", "regret grows"), ("violation", "violations grow"))
+            for people, among in (("made", "made people"), ("german", "applicants of German Credit"))
         ),
         *(
             Claim(
