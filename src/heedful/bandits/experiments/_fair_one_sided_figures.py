@@ -110,12 +110,11 @@ def _special(rows: pl.DataFrame) -> Figure:
         alt.Chart(
             table.with_columns(pl.format("{}, C = {}", "method", pl.col("price").cast(pl.Int64)).alias("learner"))
         )
-        .mark_bar()
+        .mark_point(filled=True, size=70)
         .encode(
-            x=alt.X("error:Q", title="errors per person"),
+            x=alt.X("error:Q", scale=alt.Scale(zero=False), title="errors per person"),
             y=alt.Y("learner:N", title=None),
             color=alt.Color("people:N", title=None),
-            yOffset="people:N",
             facet=alt.Facet("part:N", columns=3, title=None),
             tooltip=["part", "people", "learner", alt.Tooltip("error", format=".3f")],
         )
