@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heedful.bandits.ar2 import AR2
     from heedful.bandits.arms import ArmLanes, ArmLearner, ArmMethod, Batch, Choice, Choices, Reward, Rewards
+    from heedful.bandits.auditors import Panel
     from heedful.bandits.base import Counts, Decision, Feedback, Learner, Ledger, Method
     from heedful.bandits.baselines import RoundRobin, Uniform
     from heedful.bandits.batched_exp3 import BatchedEXP3
     from heedful.bandits.block_ucb import BlockUCB
+    from heedful.bandits.context_semi_bandit_ftpl import ContextSemiBanditFTPL
     from heedful.bandits.dlinucb import DLinUCB
     from heedful.bandits.dynamical import LinearSystem
     from heedful.bandits.dynlin_ucb import DynLinUCB
     from heedful.bandits.epsilon_greedy import EpsilonGreedy
+    from heedful.bandits.exp2 import Exp2
     from heedful.bandits.exp3 import EXP3
     from heedful.bandits.falcon import Falcon
     from heedful.bandits.fee_payments import FeePayments
@@ -38,24 +41,34 @@ if TYPE_CHECKING:
     from heedful.bandits.lsd_learner import SwitchLearner, SwitchMethod, Turn
     from heedful.bandits.lsd_optimistic import LSDOptimistic
     from heedful.bandits.off_policy import Estimate, Logged, Support
+    from heedful.bandits.ofs import OFS
     from heedful.bandits.oful import OFUL
+    from heedful.bandits.one_sided import Acceptance, Labels, LinearRules, OneSidedMethod
+    from heedful.bandits.one_sided_baselines import AcceptAll, BankRule, ExploreFirst, FullInformation, NaiveWeights
     from heedful.bandits.oracle_policies import ContextualEpsilon, EpsilonSplit, Greedy, Softmax
     from heedful.bandits.oracles import BoostingOracle, LogisticOracle, RidgeOracle
     from heedful.bandits.payments import Digits, Payments
+    from heedful.bandits.primal_dual import PrimalDualUCB
     from heedful.bandits.sliding_window_ucb import SlidingWindowUCB
     from heedful.bandits.squarecb import SquareCB
     from heedful.bandits.thompson import BernoulliThompson, GaussianThompson
+    from heedful.bandits.threshold_baselines import PessimisticSearch, StaticThreshold, ThresholdUCB
+    from heedful.bandits.thresholds import Outcome, Outcomes, Threshold, ThresholdMethod, Thresholds
     from heedful.bandits.ucb1 import UCB1
     from heedful.bandits.vectors import VectorLearner, VectorMethod
 
 __all__ = [
     "AR2",
     "EXP3",
+    "OFS",
     "OFUL",
     "UCB1",
+    "AcceptAll",
+    "Acceptance",
     "ArmLanes",
     "ArmLearner",
     "ArmMethod",
+    "BankRule",
     "Batch",
     "BatchedEXP3",
     "BernoulliThompson",
@@ -63,6 +76,7 @@ __all__ = [
     "BoostingOracle",
     "Choice",
     "Choices",
+    "ContextSemiBanditFTPL",
     "ContextualEpsilon",
     "Counts",
     "DLinUCB",
@@ -72,25 +86,37 @@ __all__ = [
     "EpsilonGreedy",
     "EpsilonSplit",
     "Estimate",
+    "Exp2",
+    "ExploreFirst",
     "Falcon",
     "FeePayments",
     "Feedback",
+    "FullInformation",
     "GaussianThompson",
     "Generations",
     "Greedy",
     "LSDExploreCommit",
     "LSDOptimistic",
+    "Labels",
     "Learner",
     "Ledger",
     "LinTS",
     "LinUCB",
+    "LinearRules",
     "LinearSystem",
     "Log",
     "Logged",
     "LogisticOracle",
     "Method",
+    "NaiveWeights",
+    "OneSidedMethod",
+    "Outcome",
+    "Outcomes",
+    "Panel",
     "Payments",
     "Payoffs",
+    "PessimisticSearch",
+    "PrimalDualUCB",
     "Reward",
     "Rewards",
     "RidgeOracle",
@@ -98,9 +124,14 @@ __all__ = [
     "SlidingWindowUCB",
     "Softmax",
     "SquareCB",
+    "StaticThreshold",
     "Support",
     "SwitchLearner",
     "SwitchMethod",
+    "Threshold",
+    "ThresholdMethod",
+    "ThresholdUCB",
+    "Thresholds",
     "Turn",
     "Uniform",
     "VectorLearner",
@@ -126,6 +157,13 @@ _HOME = {
     "oracle_policies", "EpsilonSplit": "oracle_policies", "Greedy": "oracle_policies", "Softmax":
     "oracle_policies", "BoostingOracle": "oracles", "LogisticOracle": "oracles", "RidgeOracle": "oracles",
     "Digits": "payments", "Payments": "payments", "SquareCB": "squarecb",
+    "OFS": "ofs", "PrimalDualUCB": "primal_dual", "PessimisticSearch": "threshold_baselines",
+    "StaticThreshold": "threshold_baselines", "ThresholdUCB": "threshold_baselines", "Outcome": "thresholds",
+    "Outcomes": "thresholds", "Threshold": "thresholds", "ThresholdMethod": "thresholds", "Thresholds": "thresholds",
+    "Panel": "auditors", "ContextSemiBanditFTPL": "context_semi_bandit_ftpl", "Exp2": "exp2",
+    "Acceptance": "one_sided", "Labels": "one_sided", "LinearRules": "one_sided", "OneSidedMethod": "one_sided",
+    "AcceptAll": "one_sided_baselines", "BankRule": "one_sided_baselines", "ExploreFirst": "one_sided_baselines",
+    "FullInformation": "one_sided_baselines", "NaiveWeights": "one_sided_baselines",
 }  # fmt: skip
 
 

@@ -1,0 +1,158 @@
+"""Auditors who say which of two similar people is treated too well.
+
+Bechavod, Jung, Wu, "Metric-Free Individual Fairness in Online Learning", NeurIPS 2020, arXiv 2002.05474; panels:
+Bechavod, Roth, arXiv 2206.04475. Auditor j has a distance d_j of people in [0, 1], and sees the ordered pair (x, x')
+violated if ``pi(x) - pi(x') > d_j(x, x') + alpha``. A panel of m sees it if at least a fraction gamma of its members
+do, which is ``pi(x) - pi(x') > q + alpha`` with q the ``ceil(gamma m)``-th smallest of the distances.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from heedful.bandits.base import between
+
+Floats = NDArray[np.float64]
+
+
+@numba.njit(cache=True, nogil=True)
+def _tolerances(people, weights, slack, scale, rank):  # type: ignore[no-untyped-def]
+    k, m = len(people), len(weights)
+    out, found = np.zeros((k, k)), np.empty(m)
+    for a in range(k):
+        for b in range(a):
+            for j in range(m):
+                total = 0.0
+                for f in range(people.shape[1]):
+                    total += weights[j, f] * abs(people[a, f] - people[b, f])
+                found[j] = min(1.0, scale * total + slack[j])
+            found.sort()
+            out[a, b] = out[b, a] = found[rank]
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _largest(treatment, tolerances, alpha):  # type: ignore[no-untyped-def]
+    """The pair that exceeds what is tolerated by most, and by how much; -1, -1, 0 if none does."""
+    first, second, most = -1, -1, 0.0
+    for a in range(len(treatment)):
+        for b in range(len(treatment)):
+            excess = treatment[a] - treatment[b] - tolerances[a, b] - alpha
+            if a != b and excess > most:
+                first, second, most = a, b, excess
+    return first, second, most
+
+
+def rank_of(gamma: float, members: int) -> int:
+    """Which of the sorted distances, from 0, decides for the panel: ``ceil(gamma m) - 1``."""
+    return max(1, int(np.ceil(gamma * members - 1e-9))) - 1
+
+
+def most_unfair(treatment: Floats, tolerances: Floats, alpha: float) -> tuple[int, int] | None:
+    """The ordered pair that violates ``treatment_a - treatment_b <= tolerance + alpha`` by most, or None.
+
+    Args:
+        treatment: float64 ``[k]``.
+        tolerances: float64 ``[k, k]``.
+        alpha: what is tolerated beyond.
+    """
+    a, b, _ = _largest(treatment, tolerances, alpha)
+    return (a, b) if a >= 0 else None
+
+
+def pooled(distances: ArrayLike, gamma: float) -> Floats:
+    """The distance that decides for the panel: float64 ``[..., k, k]`` from distances ``[..., m, k, k]``.
+
+    Raises ValueError for an empty panel, distances outside [0, 1] and gamma outside (0, 1]; warns if they are not
+    symmetric.
+    """
+    array = np.asarray(distances, dtype=np.float64)
+    if array.ndim < 3 or array.shape[-3] == 0:
+        raise ValueError("distances: must have shape [m, k, k], with at least one auditor")
+    if not ((array >= 0) & (array <= 1)).all():
+        raise ValueError("distances: must be in [0, 1]")
+    if not np.allclose(array, np.swapaxes(array, -1, -2)):
+        warnings.warn("distances: are not symmetric", stacklevel=2)
+    between("gamma", gamma, 0.0, 1.0, open_low=True)
+    return np.sort(array, axis=-3)[..., rank_of(gamma, array.shape[-3]), :, :]
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Auditors with distances ``min(1, scale * sum_f weight_f |x_f - x'_f| + slack)``, 0 for one and the same person.
+
+    Attributes:
+        weights: float64 ``[m, d]``, at least 0: how much each auditor cares for each feature.
+        slack: float64 ``[m]``, in [0, 1]: what each finds negligible.
+        alpha: what the panel tolerates beyond distances, in [0, 1].
+        gamma: share of members that must see a violation, in (0, 1].
+        scale: of distances, above 0.
+
+    Raises ValueError for an empty panel and numbers out of range.
+    """
+
+    weights: Floats
+    slack: Floats
+    alpha: float = 0.1
+    gamma: float = 0.5
+    scale: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 2 or len(self.weights) == 0 or self.slack.shape != (len(self.weights),):
+            raise ValueError("weights: must have shape [m, d] with at least one auditor, and slack [m]")
+        if not (np.isfinite(self.weights).all() and (self.weights >= 0).all()):
+            raise ValueError("weights: must be at least 0")
+        if not ((self.slack >= 0) & (self.slack <= 1)).all():
+            raise ValueError("slack: must be in [0, 1]")
+        between("alpha", self.alpha, 0.0, 1.0)
+        between("gamma", self.gamma, 0.0, 1.0, open_low=True)
+        between("scale", self.scale, 0.0, open_low=True)
+
+    @classmethod
+    def random(
+        cls, features: int, members: int, rng: np.random.Generator, alpha: float = 0.1, gamma: float = 0.5,
+        slack: tuple[float, float] = (0.05, 0.15),
+    ) -> Panel:  # fmt: skip
+        """Dirichlet weights on all features but the last, which says to which group somebody belongs."""
+        weights = np.zeros((members, features))
+        weights[:, :-1] = rng.dirichlet(np.ones(features - 1), members)
+        return cls(weights, rng.uniform(*slack, members), alpha, gamma)
+
+    def tolerances(self, people: Floats) -> Floats:
+        """float64 ``[k, k]``: the distance that decides for the panel; people: float64 ``[k, d]``."""
+        rank = rank_of(self.gamma, len(self.weights))
+        return _tolerances(people, self.weights, self.slack, float(self.scale), rank)
+
+    def distances(self, people: Floats) -> Floats:
+        """float64 ``[m, k, k]``: everybody's distances."""
+        parts = [_tolerances(people, w[None], s[None], float(self.scale), 0) for w, s in zip(self.weights, self.slack)]
+        return np.stack(parts)
+
+    def report(self, people: Floats, treatment: Floats) -> tuple[int, int] | None:
+        """The pair (a, b) of which a is treated too well by most, or None.
+
+        Args:
+            people: float64 ``[k, d]``.
+            treatment: float64 ``[k]``: the probability with which the policy accepts each.
+        """
+        return most_unfair(treatment, self.tolerances(people), float(self.alpha))
+
+
+def frontier(treatments: Floats, distances: Floats, alphas: ArrayLike, gammas: ArrayLike) -> Floats:
+    """float64 ``[alphas, gammas]``: in which share of logged rounds a panel would have reported, had it been asked so.
+
+    Args:
+        treatments: float64 ``[T, k]``: logged policies.
+        distances: float64 ``[T, m, k, k]``: logged distances.
+        alphas, gammas: what to try; raises ValueError as :func:`pooled`.
+    """
+    alphas, gaps = np.asarray(alphas, dtype=np.float64), treatments[:, :, None] - treatments[:, None, :]
+    worst = [
+        (gaps - pooled(distances, float(g)) - 2 * np.eye(gaps.shape[1])).max(axis=(1, 2)) for g in np.ravel(gammas)
+    ]
+    return np.array([[(excess > alpha).mean() for excess in worst] for alpha in alphas])

@@ -1,0 +1,106 @@
+"""Exp2 weighs rules exponentially by estimated losses and mixes in a policy that sees every label.
+
+Bubeck, Cesa-Bianchi, Kakade, "Towards Minimax Policies for Online Linear Optimization with Bandit Feedback", COLT 2012;
+as the learner of Bechavod, Roth, "Individually Fair Learning with One-Sided Feedback", ICML 2023, arXiv 2206.04475 (its
+constants are ours). With losses L_h of :mod:`~heedful.bandits.one_sided`, ``w_h ~ exp(-eta L_h)`` and the policy
+``pi = (1 - mix) w + mix mu``; mu accepts all, which reveals every label, or draws a rule uniformly. The estimate of a
+loss divides by ``q_i = pi(x_i)``.
+
+Finite-time bound, for ``eta (k / mix + C) <= 1`` and mu accepting all: the expected Lagrangian regret is at most
+``log H / eta + 2 eta T (k^2 / (1 - mix) + C^2) + mix T (k + 2 C)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.bandits.base import Kept, between, whole
+from heedful.bandits.one_sided import Bits, Floats, OneSidedMethod, add_losses
+
+
+@numba.njit(cache=True, nogil=True)
+def _act(losses, bits, eta, mix, uniform, drawn):  # type: ignore[no-untyped-def]
+    """Policy on each person, who is accepted, and 1 / q of the accepted."""
+    rules, people = bits.shape
+    weights = np.exp(-eta * (losses - losses.min()))
+    weights *= (1.0 - mix) / weights.sum()
+    if uniform:
+        weights += mix / rules
+    else:
+        weights[0] += mix
+    treatment, found = np.zeros(people), 0
+    for h in range(rules):
+        for i in range(people):
+            treatment[i] += weights[h] * bits[h, i]
+    left = drawn * weights.sum()
+    for h in range(rules):
+        if weights[h] > 0.0:
+            found = h
+            left -= weights[h]
+            if left < 0.0:
+                break
+    accepted, inverse = np.empty(people, dtype=np.bool_), np.ones(people)
+    for i in range(people):
+        treatment[i] = min(1.0, treatment[i])
+        accepted[i] = bits[found, i] == 1
+        if accepted[i]:
+            inverse[i] = 1.0 / treatment[i]
+    return treatment, accepted, inverse
+
+
+@dataclass(frozen=True)
+class Exp2(OneSidedMethod):
+    """Exponential weights over the rules.
+
+    Attributes:
+        rounds: T, for which the defaults are set, at least 1.
+        penalty: C, the price of a report, at least 0; None: ``T^(1/5)``.
+        eta: learning rate, at least 0; None: ``sqrt(log H / T) / (k + 2 C)``, what the theory asks for; larger ones
+            learn faster.
+        mix: share of exploration, in [0, 1]; None: ``min(1/2, sqrt(k log H / T))``.
+        explore: ``"accept-all"`` or ``"uniform"``.
+    """
+
+    name: ClassVar[str] = "exp2"
+    rounds: int = 2000
+    penalty: float | None = None
+    eta: float | None = None
+    mix: float | None = None
+    explore: Literal["accept-all", "uniform"] = "accept-all"
+
+    def __post_init__(self) -> None:
+        whole("rounds", self.rounds)
+        for name, high in (("penalty", np.inf), ("eta", np.inf), ("mix", 1.0)):
+            if getattr(self, name) is not None:
+                between(name, getattr(self, name), 0.0, high)
+        if self.explore not in ("accept-all", "uniform"):
+            raise ValueError(f"explore={self.explore!r}: must be accept-all or uniform")
+
+    def settings(self, rules: int, people: int) -> tuple[float, float, float]:
+        """C, eta and mix, with defaults filled in."""
+        penalty = self.rounds**0.2 if self.penalty is None else float(self.penalty)
+        log = np.log(rules)
+        eta = np.sqrt(log / self.rounds) / (people + 2 * penalty) if self.eta is None else self.eta
+        mix = min(0.5, np.sqrt(people * log / self.rounds)) if self.mix is None else self.mix
+        return penalty, float(eta), float(mix)
+
+    def bound(self, rules: int, people: int) -> float:
+        """What the expected Lagrangian regret over ``rounds`` rounds is at most; infinite where no theorem speaks."""
+        penalty, eta, mix = self.settings(rules, people)
+        if self.explore != "accept-all" or not 0 < mix < 1 or eta <= 0 or eta * (people / mix + penalty) > 1:
+            return float("inf")
+        spread = people**2 / (1 - mix) + penalty**2
+        return np.log(rules) / eta + 2 * eta * self.rounds * spread + mix * self.rounds * (people + 2 * penalty)
+
+    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
+        _, eta, mix = self.settings(*bits.shape)
+        return _act(state.losses[0], bits, eta, mix, self.explore == "uniform", state.rng.random())
+
+    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
+        _, bits, accepted, inverse = kept
+        add_losses(state.losses[0], bits, accepted, inverse, labels, a, b, self.settings(*bits.shape)[0])

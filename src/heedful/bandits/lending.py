@@ -1,0 +1,432 @@
+"""Closed loops: every threshold changes who applies next.
+
+In each round a cohort comes from the population as it is now, everybody with a score of at least the threshold is
+accepted, and the acceptance rates and outcomes of that cohort move the population. Many lanes (seeds) run together in
+one compiled step. Beside what the cohort showed, each round says what was to be expected of the population: its mean
+reward and acceptance rates, exact for the state in which the cohort was drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
+
+from heedful.bandits.base import between, whole
+from heedful.bandits.populations import Floats, Scored, ScoreTable
+from heedful.bandits.streams import normal, streams, uniform
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
+_ROOT2, _ROOT2PI = np.sqrt(2.0), np.sqrt(2.0 * np.pi)
+
+
+class Loop(NamedTuple):
+    """Where a population stands.
+
+    Attributes:
+        population: float64 ``[lanes, 3]``: two numbers about the groups (mean logits, or shifts of scores in points, as
+            the environment says) and the share of group 1.
+        words: uint64 ``[lanes, 4]``: random streams.
+    """
+
+    population: Floats
+    words: NDArray[np.uint64]
+
+
+class Round(NamedTuple):
+    """What a round showed, and what was to be expected; float64 ``[lanes]`` each.
+
+    Attributes:
+        reward: mean over the cohort.
+        rates: ``[lanes, 2]``: acceptance rates of the groups; NaN where a group was absent.
+        rate: acceptance rate of all.
+        expected_reward: of the population.
+        expected_rates: ``[lanes, 2]``, of the population.
+        expected_rate: of the population.
+    """
+
+    reward: Floats
+    rates: Floats
+    rate: Floats
+    expected_reward: Floats
+    expected_rates: Floats
+    expected_rate: Floats
+
+
+@numba.njit(cache=True, nogil=True)
+def _report(out, reward, accepted, members, n, share, worth, chances):  # type: ignore[no-untyped-def]
+    """Fills in a row: reward, rates, rate, and the expected ones. ``worth`` and ``chances``: of each group."""
+    out[0] = reward / n
+    for g in range(2):
+        out[1 + g] = accepted[g] / members[g] if members[g] > 0 else np.nan
+        out[5 + g] = chances[g]
+    out[3] = (accepted[0] + accepted[1]) / n
+    out[4] = (1.0 - share) * worth[0] + share * worth[1]
+    out[7] = (1.0 - share) * chances[0] + share * chances[1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _synthetic(population, words, cuts, n, eta, beta, harm, base, gain, loss, nodes, weights, out):  # type: ignore[no-untyped-def]
+    accepted, members = np.zeros(2), np.zeros(2)
+    worth, chances = np.zeros(2), np.zeros(2)
+    for s in range(len(cuts)):
+        state, cut = population[s], cuts[s]
+        accepted[:] = 0.0
+        members[:] = 0.0
+        reward = 0.0
+        for _ in range(n):
+            g = 1 if uniform(words, s) < state[2] else 0
+            z = state[g] + normal(words, s)
+            luck = uniform(words, s)
+            members[g] += 1.0
+            if z >= cut:
+                accepted[g] += 1.0
+                reward += gain if luck * (1.0 + np.exp(-z)) < 1.0 else -loss
+        for g in range(2):
+            chances[g] = 0.5 * math.erfc((cut - state[g]) / _ROOT2)
+            low, high = max(cut, state[g] - 8.0), state[g] + 8.0
+            worth[g] = 0.0
+            if low < high:
+                for i in range(len(nodes)):
+                    z = low + 0.5 * (high - low) * (nodes[i] + 1.0)
+                    density = np.exp(-0.5 * (z - state[g]) ** 2) / _ROOT2PI
+                    worth[g] += weights[i] * density * ((gain + loss) / (1.0 + np.exp(-z)) - loss)
+                worth[g] *= 0.5 * (high - low)
+        _report(out[s], reward, accepted, members, n, state[2], worth, chances)
+        if members[0] > 0 and members[1] > 0:
+            a, b = out[s, 1], out[s, 2]
+            hurt = harm * abs(a - b)
+            state[0] += eta * (base[0] + beta * (a - 0.5) - hurt - state[0])
+            state[1] += eta * (base[1] + beta * (b - 0.5) - hurt - state[1])
+            state[2] = min(0.95, max(0.05, state[2] + eta * (0.5 + 0.3 * (b - a) - state[2])))
+
+
+@numba.njit(cache=True, nogil=True)
+def _pool(population, words, cuts, n, eta, kappa, base, gain, loss, scores, good, start, after, out):  # type: ignore[no-untyped-def]
+    """``scores``: increasing within each group, which begins at ``start``; ``after``: how many good ones follow."""
+    accepted, members = np.zeros(2), np.zeros(2)
+    worth, chances = np.zeros(2), np.zeros(2)
+    for s in range(len(cuts)):
+        state, cut = population[s], cuts[s]
+        accepted[:] = 0.0
+        members[:] = 0.0
+        reward = 0.0
+        for _ in range(n):
+            g = 1 if uniform(words, s) < state[2] else 0
+            i = start[g] + int(uniform(words, s) * (start[g + 1] - start[g]))
+            members[g] += 1.0
+            if scores[i] >= cut:
+                accepted[g] += 1.0
+                reward += gain if good[i] else -loss
+        for g in range(2):
+            size, first = start[g + 1] - start[g], start[g] + np.searchsorted(scores[start[g] : start[g + 1]], cut)
+            above, fine = start[g + 1] - first, after[first + g]
+            chances[g] = above / size
+            worth[g] = (gain * fine - loss * (above - fine)) / size
+        _report(out[s], reward, accepted, members, n, state[2], worth, chances)
+        if members[0] > 0 and members[1] > 0:
+            state[2] += eta * (base + kappa * (out[s, 2] - out[s, 1]) - state[2])
+            state[2] = min(0.95, max(0.05, state[2]))
+
+
+@numba.njit(cache=True, nogil=True)
+def _fico(population, words, cuts, n, eta, gain, loss, table, shares, ends, repaid, out):  # type: ignore[no-untyped-def]
+    """``ends``: cumulative shares; ``repaid``: chances at scores 0, 0.05, ... 100."""
+    accepted, members, moved = np.zeros(2), np.zeros(2), np.zeros(2)
+    worth, chances = np.zeros(2), np.zeros(2)
+    for s in range(len(cuts)):
+        state, cut = population[s], cuts[s]
+        accepted[:] = 0.0
+        members[:] = 0.0
+        moved[:] = 0.0
+        reward = 0.0
+        for _ in range(n):
+            g = 1 if uniform(words, s) < state[2] else 0
+            i = min(np.searchsorted(ends[g], uniform(words, s), side="right"), len(table) - 1)
+            score = min(100.0, max(0.0, table[i] + state[g] / 5.5))
+            luck = uniform(words, s)
+            members[g] += 1.0
+            if score / 100.0 >= cut:
+                accepted[g] += 1.0
+                if luck < repaid[g, int(score * 20.0 + 0.5)]:
+                    reward += gain
+                    moved[g] += 75.0
+                else:
+                    reward -= loss
+                    moved[g] -= 150.0
+        for g in range(2):
+            worth[g] = chances[g] = 0.0
+            for i in range(len(table)):
+                score = min(100.0, max(0.0, table[i] + state[g] / 5.5))
+                if score / 100.0 >= cut:
+                    chances[g] += shares[g, i]
+                    worth[g] += shares[g, i] * ((gain + loss) * repaid[g, int(score * 20.0 + 0.5)] - loss)
+        _report(out[s], reward, accepted, members, n, state[2], worth, chances)
+        for g in range(2):
+            if members[g] > 0:
+                state[g] += eta * (moved[g] / members[g] - state[g])
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """A population that answers thresholds.
+
+    Attributes:
+        cohort: people per round, at least 1.
+        eta: how fast the population answers, in [0, 1]; 0: not at all.
+        u_plus: what an accepted person with a good outcome brings.
+        u_minus: what one with a bad outcome costs.
+    """
+
+    cohort: int = 200
+    eta: float = 0.02
+    u_plus: float = 1.0
+    u_minus: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("cohort", self.cohort)
+        between("eta", self.eta, 0.0, 1.0)
+        for name in ("u_plus", "u_minus"):
+            between(name, getattr(self, name), 0.0)
+
+    @property
+    def at_first(self) -> tuple[float, float, float]:
+        """The population at the start: see :class:`Loop`."""
+        raise NotImplementedError
+
+    def begin(self, seeds: Sequence[int]) -> Loop:
+        """A lane per seed. Raises ValueError for seeds that are no whole numbers of at least 0."""
+        words = streams(seeds)
+        return Loop(np.tile(np.array(self.at_first), (len(words), 1)), words)
+
+    def step(self, loop: Loop, thresholds: ArrayLike) -> Round:
+        """One round in every lane.
+
+        Args:
+            loop: changes in place.
+            thresholds: float64 ``[lanes]``, in [0, 1].
+
+        Raises ValueError for other thresholds.
+        """
+        cuts = np.array(thresholds, dtype=np.float64)
+        if cuts.shape != (len(loop.words),) or not ((cuts >= 0) & (cuts <= 1)).all():
+            raise ValueError(f"thresholds: must be {len(loop.words)} numbers in [0, 1]")
+        out = np.empty((len(cuts), 8))
+        self.play(loop, cuts, out)
+        return Round(out[:, 0], out[:, 1:3], out[:, 3], out[:, 4], out[:, 5:7], out[:, 7])
+
+    def play(self, loop: Loop, cuts: Floats, out: Floats) -> None:
+        """Fills in float64 ``[lanes, 8]`` in the order of :class:`Round`, and moves the population."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Synthetic(ClosedLoop):
+    """Two groups with normal logits, whose means follow their acceptance rates.
+
+    Score ``sigmoid(mu_g + N(0, 1))``, outcome good with the score as its chance; after a round with rates a_0, a_1,
+    ``mu_g += eta (base_g + beta (a_g - 1/2) - harm |a_0 - a_1| - mu_g)`` and
+    ``q += eta (1/2 + 0.3 (a_1 - a_0) - q)`` for the share q of group 1, kept within [0.05, 0.95]. Under a fixed
+    threshold it contracts if ``0.399 beta < 1`` (without harm). A round that lacks a group moves nothing.
+
+    Attributes:
+        cohort, eta, u_plus, u_minus: see :class:`ClosedLoop`.
+        beta: how strongly mean logits follow acceptance, any number.
+        harm: how much inequality lowers both, at least 0.
+        base: mean logits of the two groups at rest, where they start.
+        share: of group 1 at first, in [0.05, 0.95].
+    """
+
+    beta: float = 0.4
+    harm: float = 0.0
+    base: tuple[float, float] = (0.6, -0.2)
+    share: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("beta", self.beta, -np.inf)
+        between("harm", self.harm, 0.0)
+        between("share", self.share, 0.05, 0.95)
+        for value in self.base:
+            between("base", value, -np.inf)
+
+    @property
+    def at_first(self) -> tuple[float, float, float]:
+        return (*self.base, self.share)
+
+    def play(self, loop: Loop, cuts: Floats, out: Floats) -> None:
+        _synthetic(
+            loop.population, loop.words, logit(cuts), self.cohort, self.eta, self.beta, self.harm, self.base,
+            self.u_plus, self.u_minus, _NODES, _WEIGHTS, out,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pool(ClosedLoop):
+    """Cohorts drawn with replacement from real people, of whom only the mixture of groups answers.
+
+    After a round ``q += eta (q0 + kappa (a_1 - a_0) - q)``, kept within [0.05, 0.95]; q0 is the share of group 1 among
+    the people, where q starts. A round that lacks a group moves nothing.
+
+    Attributes:
+        cohort, eta, u_plus, u_minus: see :class:`ClosedLoop`.
+        people: who they are.
+        kappa: how strongly the mixture answers, any number.
+    """
+
+    people: Scored = field(kw_only=True)
+    kappa: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("kappa", self.kappa, -np.inf)
+        people, order = self.people, np.lexsort((self.people.scores, self.people.groups))
+        good, first = people.outcomes[order].astype(np.bool_), int((people.groups == 0).sum())
+        start = np.array([0, first, len(order)])
+        after = np.concatenate([np.append(np.cumsum(part[::-1])[::-1], 0) for part in (good[:first], good[first:])])
+        object.__setattr__(self, "_sorted", (people.scores[order], good, start, after))
+
+    @property
+    def at_first(self) -> tuple[float, float, float]:
+        return (0.0, 0.0, float(self.people.groups.mean()))
+
+    def play(self, loop: Loop, cuts: Floats, out: Floats) -> None:
+        scores, good, start, after = self._sorted  # type: ignore[attr-defined]
+        _pool(
+            loop.population, loop.words, cuts, self.cohort, self.eta, self.kappa, self.at_first[2],
+            self.u_plus, self.u_minus, scores, good, start, after, out,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CreditBureau(ClosedLoop):
+    """Scores of a credit bureau, which rise with repayment and fall with default.
+
+    As in Liu, Dean, Rolf, Simchowitz, Hardt, "Delayed Impact of Fair Machine Learning", ICML 2018: +75 points for
+    repayment and -150 for default on the scale ``300 + 5.5 x TransRisk``, rejected people 0. Each group has one mean
+    shift, in points, that moves by eta times the mean over its applicants, and decays by eta; shifted scores stay
+    within the table. Score ``TransRisk / 100``. The mixture of groups stays.
+
+    Attributes:
+        cohort, eta, u_plus, u_minus: see :class:`ClosedLoop`.
+        table: scores and chances of repayment.
+    """
+
+    table: ScoreTable = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fine = np.linspace(0.0, 100.0, 2001)
+        repaid = np.stack([np.interp(fine, self.table.scores, row) for row in self.table.repaid])
+        object.__setattr__(self, "_fine", (np.cumsum(self.table.shares, axis=1), repaid))
+
+    @property
+    def at_first(self) -> tuple[float, float, float]:
+        return (0.0, 0.0, self.table.share)
+
+    def play(self, loop: Loop, cuts: Floats, out: Floats) -> None:
+        ends, repaid = self._fine  # type: ignore[attr-defined]
+        _fico(
+            loop.population, loop.words, cuts, self.cohort, self.eta, self.u_plus, self.u_minus,
+            self.table.scores, self.table.shares, ends, repaid, out,
+        )  # fmt: skip
+
+
+class History(NamedTuple):
+    """A run: int64 and float64 ``[rounds, lanes]``.
+
+    Attributes:
+        points: of the grid.
+        reward, gap, rate: what cohorts showed; gaps are signed, NaN where a group was absent.
+        expected_reward, expected_gap, expected_rate: of the population at that round.
+    """
+
+    points: NDArray[np.int64]
+    reward: Floats
+    gap: Floats
+    rate: Floats
+    expected_reward: Floats
+    expected_gap: Floats
+    expected_rate: Floats
+
+    def violation(self, eps: float, rho_min: float | None = None, rho_max: float | None = None) -> Floats:
+        """float64 ``[rounds, lanes]``: how far the population, not the noisy cohort, is from what is allowed."""
+        found = np.maximum(np.abs(self.expected_gap) - eps, 0.0)
+        if rho_min is not None:
+            found = np.maximum(found, rho_min - self.expected_rate)
+        return found if rho_max is None else np.maximum(found, self.expected_rate - rho_max)
+
+
+def run(loop: ClosedLoop, method: Any, grid: Floats, rounds: int, seeds: Sequence[int]) -> History:
+    """A method in a closed loop, a lane per seed, told of every cohort at once.
+
+    Args:
+        loop: where.
+        method: of kind ``thresholds``, or ``arms`` without context, for which each threshold is an arm and the reward,
+            mapped from [-u_minus, u_plus] to [0, 1], is all that it is told.
+        grid: float64 ``[K]``, increasing, in [0, 1].
+        rounds: how many.
+        seeds: of cohorts and of random methods.
+
+    Raises ValueError as the parts do.
+    """
+    from heedful.bandits.arms import ArmMethod, Rewards
+    from heedful.bandits.thresholds import Outcomes, thresholds_of
+
+    grid, arms = thresholds_of(grid), isinstance(method, ArmMethod)
+    state = loop.begin(seeds)
+    learner = method.many(len(grid), seeds=seeds) if arms else method.many(grid, seeds=seeds)
+    span = loop.u_plus + loop.u_minus
+    points, out = np.empty((rounds, len(seeds)), dtype=np.int64), np.empty((rounds, len(seeds), 8))
+    for t in range(rounds):
+        decision = learner.decide()
+        points[t] = decision.actions if arms else decision.points
+        loop.play(state, grid[points[t]], out[t])
+        if arms:
+            learner.update(Rewards(decision.token, (out[t, :, 0] + loop.u_minus) / span))
+        else:
+            learner.update(Outcomes(decision.token, out[t, :, 0], out[t, :, 1] - out[t, :, 2], out[t, :, 3]))
+    gaps = out[..., [1, 5]] - out[..., [2, 6]]
+    return History(points, out[..., 0], gaps[..., 0], out[..., 3], out[..., 4], gaps[..., 1], out[..., 7])
+
+
+class Sweep(NamedTuple):
+    """What each threshold brings when it is played for ever: float64 ``[K]``, of the population.
+
+    Attributes:
+        reward, gap, rate: means over the second half of the rounds, and over seeds; gaps are signed.
+    """
+
+    reward: Floats
+    gap: Floats
+    rate: Floats
+
+    def best(self, eps: float, rho_min: float | None = None, rho_max: float | None = None) -> int:
+        """The feasible point with the largest reward; where none is feasible, the one closest to it."""
+        violation = np.maximum(np.abs(self.gap) - eps, 0.0)
+        if rho_min is not None:
+            violation = np.maximum(violation, rho_min - self.rate)
+        if rho_max is not None:
+            violation = np.maximum(violation, self.rate - rho_max)
+        if (violation <= 0).any():
+            return int(np.where(violation <= 0, self.reward, -np.inf).argmax())
+        return int(violation.argmin())
+
+
+def sweep(loop: ClosedLoop, grid: Floats, seeds: Sequence[int], rounds: int = 500) -> Sweep:
+    """Every threshold of the grid alone in the same loop from the same start, for every seed."""
+    rounds = whole("rounds", rounds, least=2)
+    state, cuts = loop.begin([seed for seed in seeds for _ in grid]), np.tile(grid, len(seeds))
+    out, total = np.empty((len(cuts), 8)), np.zeros((len(cuts), 8))
+    for t in range(rounds):
+        loop.play(state, cuts, out)
+        if t >= rounds // 2:
+            total += out
+    means = total.reshape(len(seeds), len(grid), 8).mean(axis=0) / (rounds - rounds // 2)
+    return Sweep(means[:, 4], means[:, 5] - means[:, 6], means[:, 7])
