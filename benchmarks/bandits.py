@@ -99,7 +99,8 @@ def mabwiser(method, seed, x, rewards):
     begun = time.process_time()
     for t in range(len(x)):
         row = x[t : t + 1]
-        k = t % K if t < 1 else learner.predict(row) if linear else learner.predict()
+        first = t == 0 if linear else t < K  # without a context it never tries what it was not told of
+        k = t % K if first else learner.predict(row) if linear else learner.predict()
         reward = rewards[t, k]
         total += reward
         told = ([k], [reward], row) if linear else ([k], [reward])
