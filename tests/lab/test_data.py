@@ -42,7 +42,7 @@ def plain_body(values, kind):
     if kind == "string":
         texts = [(value or "").encode() for value in values]
         return out + b"".join(struct.pack("<Q", len(text)) for text in texts) + b"".join(texts)
-    return out + b"".join(struct.pack(NUMBERS[kind], value or 0) for value in values)
+    return out + b"".join(struct.pack(NUMBERS[kind], 0 if value is None else value) for value in values)
 
 
 def plain_hash(rows, columns):
