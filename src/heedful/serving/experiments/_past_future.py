@@ -11,10 +11,10 @@ import numpy as np
 
 from heedful.lab import Cell, Context, Row, data
 from heedful.serving import loads
-from heedful.serving.experiments.past_future import ENGINE, FAMILIES, OTHERS, SETTINGS, TRACES
+from heedful.serving.experiments.past_future import ENGINE, FAMILIES, OTHERS, PATIENCE, SETTINGS, TRACES
 from heedful.serving.logs import Log, read_log
 from heedful.serving.schedulers import make
-from heedful.serving.service import Limits
+from heedful.serving.service import Limits, service, settled
 from heedful.serving.simulator import Run, Simulator
 from heedful.serving.workloads import GENERATORS, Workload
 
@@ -54,12 +54,12 @@ def _packing(cell: Cell, ctx: Context) -> Iterator[Row]:
         yield row
 
 
-def _loads(simulator: Simulator, workload: Workload, ctx: Context) -> list[int]:
+def _loads(simulator: Simulator, workload: Workload, ctx: Context) -> list[float]:
     full = loads.saturation(simulator, workload, LIMITS)
-    return sorted({max(round(full * factor), 1) for factor in ctx.params["loads"]})
+    return [float(n) for n in sorted({max(round(full * factor), 1) for factor in ctx.params["loads"]})]
 
 
-def _outcomes(method: str, workload: Workload, clients: list[int], cell: Cell, ctx: Context) -> list[loads.Outcome]:
+def _outcomes(method: str, workload: Workload, clients: list[float], cell: Cell, ctx: Context) -> list[loads.Outcome]:
     simulator, scheduler = Simulator(ctx.params["capacity"]), make(method)
     window, seed = ctx.params["window"], cell["seed"]
     return [loads.under(simulator, scheduler, workload, n, LIMITS, window, seed) for n in clients]
@@ -67,19 +67,41 @@ def _outcomes(method: str, workload: Workload, clients: list[int], cell: Cell, c
 
 def _areas(oracle: list[loads.Outcome], outcomes: list[loads.Outcome]) -> dict[str, float]:
     """Mean goodput over loads, as far as the oracle has any to speak of."""
-    best = max(outcome.settled.goodput for outcome in oracle)
-    last = max(i for i, outcome in enumerate(oracle) if outcome.settled.goodput >= 0.1 * best)
-    far = slice(0, last + 2)
 
-    def area(which: list[loads.Outcome], whole: bool) -> float:
-        return loads.area([o.load for o in which[far]], [(o.whole if whole else o.settled).goodput for o in which[far]])
+    def goodput(which: list[loads.Outcome], whole: bool) -> list[float]:
+        return [(outcome.whole if whole else outcome.settled).goodput for outcome in which]
 
+    at = [outcome.load for outcome in outcomes]
+    ours, best = _mean_goodput(at, goodput(oracle, False), goodput(outcomes, False))
     return {
-        "goodput_area": area(outcomes, False),
-        "goodput_share": area(outcomes, False) / area(oracle, False),
-        "area_whole": area(outcomes, True) / area(oracle, True),
+        "goodput_area": ours,
+        "goodput_share": ours / best,
+        "area_whole": _area_share(at, goodput(oracle, True), goodput(outcomes, True)),
         "sustained": float(loads.sustained(outcomes) or 0),
     }
+
+
+def _mean_goodput(at: list[float], oracle: list[float], goodput: list[float]) -> tuple[float, float]:
+    """Mean goodput over loads, of a method and of the oracle, up to where the oracle's falls below 10 % of its peak."""
+    last = max(i for i, best in enumerate(oracle) if best >= 0.1 * max(oracle))
+    far = slice(0, last + 2)
+    return loads.area(at[far], goodput[far]), loads.area(at[far], oracle[far])
+
+
+def _area_share(at: list[float], oracle: list[float], goodput: list[float]) -> float:
+    """A method's mean goodput over loads as a share of the oracle's."""
+    ours, best = _mean_goodput(at, oracle, goodput)
+    return ours / best
+
+
+def _patient(outcomes: list[loads.Outcome], ttft: float, ctx: Context) -> list[float]:
+    """Goodput of the same runs under another limit on the time to the first token."""
+    limits = Limits(ttft, LIMITS.mtpot)
+    cold = 2 * ctx.params["window"]
+    return [
+        service(outcome.run, limits, settled(outcome.run, min(cold, 2 * len(outcome.run.arrival) // 3))).goodput
+        for outcome in outcomes
+    ]
 
 
 def _service(cell: Cell, ctx: Context) -> Iterator[Row]:
@@ -104,6 +126,9 @@ def _service(cell: Cell, ctx: Context) -> Iterator[Row]:
                 "utilisation": outcome.run.utilisation,
             }
         summaries[method] = _areas(oracle, outcomes)
+        for ttft in PATIENCE:
+            share = _area_share(clients, _patient(oracle, ttft, ctx), _patient(outcomes, ttft, ctx))
+            yield {"method": method, "patience": ttft, "patient_share": share}
     for family in FAMILIES:
         summaries[f"{family}, tuned"] = summaries[str(ctx.tuned[family]["setting"])]
     for method, summary in summaries.items():

@@ -28,7 +28,11 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     found = []
     service = rows.filter((pl.col("part") == "service") & pl.col("load").is_not_null())
     if len(service):
-        found += [_goodput(service), _areas(rows.filter((pl.col("part") == "service") & pl.col("load").is_null()))]
+        found += [
+            _goodput(service),
+            _areas(rows.filter((pl.col("part") == "service") & pl.col("goodput_share").is_not_null())),
+            _patience(rows.filter(pl.col("patience").is_not_null())),
+        ]
     packing = rows.filter(pl.col("part") == "packing")
     if len(packing):
         found.append(_packing(packing))
@@ -116,6 +120,40 @@ def _areas(summaries: pl.DataFrame) -> Figure:
         chart,
         table.select("method", *sorted(column for column in table.columns if column != "method")),
         "Mean goodput over loads in % of the oracle's / the most clients that were sustained; means over seeds.",
+    )
+
+
+def _patience(patient: pl.DataFrame) -> Figure:
+    data = _named(patient.group_by("method", "patience").agg(pl.col("patient_share").mean())).sort("patience")
+    chart = (
+        alt.Chart(data)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("patience:Q", title="limit on the time to the first token, s", scale=alt.Scale(type="log")),
+            y=alt.Y(
+                "patient_share:Q",
+                title="mean goodput over loads, of the oracle's",
+                axis=alt.Axis(format="%"),
+                scale=alt.Scale(zero=False),
+            ),
+            color=_color(),
+            tooltip=["method", "patience", alt.Tooltip("patient_share", format=".1%")],
+        )
+        .properties(width=420, height=260)
+    )
+    table = (
+        patient.group_by("method", "patience")
+        .agg((100 * pl.col("patient_share").mean()).round(1))
+        .with_columns(pl.format("{} s", pl.col("patience").cast(pl.Int64)).alias("patience"))
+        .pivot("patience", index="method", values="patient_share", sort_columns=False)
+    )
+    order = ["method", *(f"{seconds} s" for seconds in (10, 30, 60, 120))]
+    return Figure(
+        "Who waits how long for the first token",
+        chart,
+        table.select(order).sort("60 s", descending=True),
+        "Mean goodput over loads and workloads in % of the oracle's, of the same runs under other limits on the time "
+        "to the first token; means over seeds.",
     )
 
 
