@@ -161,3 +161,17 @@ def test_a_peak_equal_to_the_limit_is_refused():
     assert future_peak([15, 10], [5, 10]) == 35
     assert PeakWithCap().admit(waiting, running, 35) == 0
     assert PeakWithCap().admit(waiting, running, 36) == 1
+
+
+@pytest.mark.parametrize("rule", [PastFuture(rho=0.0), PeakWithCap()])
+def test_a_decision_does_not_depend_on_how_columns_lie_in_memory(rule):
+    table = np.array([[100, 50, 900], [200, 10, 800], [40, 1, 500], [300, 30, 400]])
+    strided = Batch(*table.T, np.zeros(4, bool), np.zeros(4, np.int64))
+    dense = Batch(*map(np.copy, strided))
+    frozen = Batch(*map(np.copy, strided))
+    for column in frozen:
+        column.flags.writeable = False
+    history = History(10, lengths=[400, 500, 600])
+    batches = ((strided, dense), (dense, frozen), (dense, dense))
+    decisions = [rule.admit(*pair, 3000, history, np.random.default_rng(0), page=16) for pair in batches]
+    assert decisions == [decisions[-1]] * 3 and 0 < decisions[-1] < 4

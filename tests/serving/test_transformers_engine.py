@@ -211,6 +211,71 @@ def test_cancelled_requests_are_not_recorded(model, work):
         assert engine.live.stats.occupied == 0
 
 
+def test_an_answer_that_is_called_complete_is_finished_and_recorded_once(model, work):
+    prompts, _ = work
+    with stepped(model, "peak-with-mean", Options(window=10, lengths=(100,))) as engine:
+        names = [engine.manager.add_request(prompt, max_new_tokens=30) for prompt in prompts[:4]]
+        for _ in range(5):
+            engine.step()
+        engine.live.complete(names[1], 4)
+        engine.manager.cancel_request(names[1])
+        engine.manager.cancel_request(names[2])
+        engine.live.complete("nobody", 9)
+        engine.step()
+        assert engine.live.history.values == (100, 4)
+        stats = engine.live.stats
+        assert (stats.finished, stats.delivered, stats.cancelled, stats.running) == (1, 4, 1, 2)
+        # Of one that ends by itself before the next step, what was said first counts; afterwards, nothing does.
+        for _ in range(23):
+            engine.step()
+        engine.live.complete(names[0], 29)
+        while engine.step():
+            pass
+        engine.live.complete(names[3], 29)
+        engine.step()
+        assert engine.live.history.values == (100, 4, 29, 30)
+        stats = engine.live.stats
+        assert (stats.finished, stats.delivered, stats.cancelled, stats.failed) == (3, 63, 1, 0)
+        assert (stats.running, stats.waiting, stats.occupied) == (0, 0, 0)
+        with pytest.raises(ValueError, match="length=0: must be at least 1"):
+            engine.live.complete(names[0], 0)
+
+
+def test_an_evicted_request_that_is_called_complete_is_recorded_with_its_total_length(model, work):
+    prompts, lengths = work
+    with stepped(model, "aggressive:watermark=1.0", Options(window=50, lengths=(1,))) as engine:
+        for prompt, length in zip(prompts, lengths):
+            engine.manager.add_request(prompt, max_new_tokens=length)
+        live = engine.live
+        while not live.block_new_requests:
+            engine.step()
+        evicted = next(state for state in live.waiting_requests.values() if state._true_initial_tokens)
+        total = len(evicted.initial_tokens) - evicted._true_initial_tokens
+        live.complete(evicted.request_id, total)
+        live.clear_cancelled_requests()
+        assert live.history.values == (1, total) and live.block_new_requests
+        running = next(iter(live.active_requests))
+        live.complete(running, 7)
+        live.clear_cancelled_requests()  # how a step begins
+        assert live.history.values[:3] == (1, total, 7)
+        assert not live.block_new_requests  # as after any other end
+        while engine.step():
+            pass
+        assert (live.stats.finished, live.stats.cancelled, live.stats.occupied) == (REQUESTS, 0, 0)
+        assert len(live.history) == 1 + REQUESTS
+
+
+def test_what_is_complete_is_recorded_though_the_engine_is_stopped_before_the_next_step(model, work):
+    with stepped(model, "past-future", Options(window=10, lengths=(100,))) as engine:
+        names = [engine.manager.add_request(prompt, max_new_tokens=50) for prompt in work[0][:2]]
+        for _ in range(5):
+            engine.step()
+        engine.live.complete(names[0], 3)
+        engine.processor.fail_all_requests(RuntimeError("stopped"))
+        assert engine.live.history.values == (100, 3)
+        assert (engine.live.stats.finished, engine.live.stats.failed) == (1, 1)
+
+
 def test_an_answer_that_ends_by_itself_is_recorded_with_its_own_length(model, work, answers):
     prompts, lengths = work
     longest = int(np.argmax(lengths))

@@ -23,6 +23,7 @@ _SIGNATURES = {
     "scheduler:FIFOScheduler.add_waiting_request": ("self", "state"),
     "scheduler:FIFOScheduler.finish_request": ("self", "request_id"),
     "scheduler:FIFOScheduler.clear_cancelled_requests": ("self",),
+    "scheduler:FIFOScheduler.set_request_cancellation": ("self", "request_id"),
     "scheduler:FIFOScheduler.reset": ("self",),
     "cache:PagedAttentionCache.compute_free_capacity": ("self", "relative"),
     "requests:RequestState.create_equivalent_initial_request": ("self",),
@@ -57,6 +58,8 @@ _ATTRIBUTES = {
     "continuous_api:ContinuousBatchProcessor.__init__": ("scheduler",),
     "continuous_api:ContinuousBatchingManager.__init__": ("input_queue", "background_thread_status"),
     "continuous_api:ContinuousBatchProcessor._update_tp_group_state": ("add_waiting_request", "_handle_request_error"),
+    "continuous_api:ContinuousBatchProcessor.prepare_next_batch": ("clear_cancelled_requests",),
+    "continuous_api:ContinuousBatchProcessor.update_batch": ("finish_request", "block_new_requests"),
     "continuous_api:ContinuousBatchingManager._create_batch_processor": ("SCHEDULER_MAPPING", "scheduler_type"),
 }  # fmt: skip
 """Names that these functions use: attributes that they set, and the calls by which the engine reaches the adapter."""

@@ -47,7 +47,7 @@ class Stats:
         steps: forward passes.
         decisions: how often the scheduler was asked.
         admitted: admissions, those after an eviction included.
-        finished: requests that were answered.
+        finished: requests that were answered, those that :meth:`EngineScheduler.complete` ended included.
         delivered: output tokens of these.
         rejected: requests that could never have fitted.
         cancelled: requests that were taken back.
@@ -78,8 +78,8 @@ class Stats:
 class EngineScheduler(FIFOScheduler):
     """The engine's scheduler, which offers it what ours admits. The engine makes it, in :func:`installed`.
 
-    All but :attr:`stats` and :meth:`check` belongs to the engine's thread. ``scheduler`` is None for the engine's own
-    rule.
+    All but :attr:`stats`, :meth:`check` and :meth:`complete` belongs to the engine's thread. ``scheduler`` is None for
+    the engine's own rule.
     """
 
     def __init__(
@@ -140,8 +140,27 @@ class EngineScheduler(FIFOScheduler):
         self._note(rejected=1)
         raise ValueError(problem)
 
+    def complete(self, request_id: str, length: int) -> None:
+        """Ends a request whose answer is complete, though the engine would go on; from any thread.
+
+        It is taken out before the next step and is recorded and counted as finished, not as cancelled: once, even if
+        the engine ends it by itself at the same time.
+
+        Args:
+            request_id: a request that has generated something; nothing happens if it has ended already.
+            length: tokens of the answer, those before evictions included, at least 1. What was generated beyond is no
+                part of it.
+
+        Raises ValueError for a length below 1.
+        """
+        if length < 1:
+            raise ValueError(f"length={length}: must be at least 1")
+        with self._lock:
+            self._completed[request_id] = length
+
     def reset(self) -> None:
         super().reset()
+        self._completed: dict[str, int] = {}
         self._arrival: dict[str, int] = {}
         self._arrivals = itertools.count()
         self._tokens = 0
@@ -169,12 +188,21 @@ class EngineScheduler(FIFOScheduler):
     def clear_cancelled_requests(self) -> list[RequestState]:
         # The engine calls this at the start of every step, so it is where the step before has ended.
         self._write_step()
-        cancelled = super().clear_cancelled_requests()
-        for state in cancelled:
-            self._forget(state)
-        if cancelled:
-            self._note(cancelled=len(cancelled))
-        return cancelled
+        with self._lock:
+            completed, self._completed = self._completed, {}
+        for request_id in completed:
+            self.set_request_cancellation(request_id)
+        if not completed.keys().isdisjoint(self.active_requests):
+            self.block_new_requests = False  # as the engine does when a request ends by itself
+        removed = super().clear_cancelled_requests()
+        for state in removed:
+            if state.request_id in completed:
+                state.status = RequestStatus.FINISHED  # a step that is under way will add nothing to it
+                self._finished(state, completed[state.request_id])
+            else:
+                self._forget(state)
+                self._note(cancelled=1)
+        return removed
 
     def finish_request(self, request_id: str) -> None:
         """A request has ended; or is evicted, which is no end, and then it is added again at once."""
@@ -182,14 +210,18 @@ class EngineScheduler(FIFOScheduler):
         super().finish_request(request_id)
         if state is None:
             return
-        if state.status == RequestStatus.FAILED:
+        failed = state.status == RequestStatus.FAILED
+        if not failed and not _complete(state):
+            return
+        with self._lock:
+            length = self._completed.pop(request_id, None)
+        if length is not None:
+            self._finished(state, length)
+        elif failed:
             self._forget(state)
             self._note(failed=1)
-        elif _complete(state):
-            self._forget(state)
-            if self._admission is not None:
-                self._admission.history.record(_generated(state))
-            self._note(finished=1, delivered=_generated(state))
+        else:
+            self._finished(state, _generated(state))
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
         if not self.active_requests:
@@ -253,6 +285,12 @@ class EngineScheduler(FIFOScheduler):
             tokens -= len(state.remaining_prefill_tokens)
             reach.append(state)
         return reach
+
+    def _finished(self, state: RequestState, length: int) -> None:
+        self._forget(state)
+        if self._admission is not None:
+            self._admission.history.record(length)
+        self._note(finished=1, delivered=length)
 
     def _forget(self, state: RequestState) -> None:
         self._arrival.pop(state.request_id, None)

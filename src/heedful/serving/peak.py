@@ -182,11 +182,15 @@ def admitted_below(
     order = np.empty(n + most, np.int64)
     fit = most
     for k in range(len(uniform)):
-        for j in range(n + most):
-            batch, i = (running, j) if j < n else (waiting, j - n)
-            d = batch.generated[i]
-            true, u = batch.output[i], uniform[k, j]
-            total = length(rule, d, batch.cap[i], batch.exact[i], true, ordered, known[j], mean, u)
+        # Each batch has a loop of its own: one loop over either would only compile if both are laid out alike.
+        for j in range(n):
+            d, true = running.generated[j], running.output[j]
+            total = length(rule, d, running.cap[j], running.exact[j], true, ordered, known[j], mean, uniform[k, j])
+            order[j] = (total - d) * _HALF + j
+        for i in range(most):
+            j = n + i
+            d, true = waiting.generated[i], waiting.output[i]
+            total = length(rule, d, waiting.cap[i], waiting.exact[i], true, ordered, known[j], mean, uniform[k, j])
             order[j] = (total - d) * _HALF + j
         order.sort()
         # Adding a request never lowers M*, so the most that fit are found by halving.
