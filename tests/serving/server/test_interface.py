@@ -26,6 +26,10 @@ SIGNATURES = {
         "self request_id model processor model_id inputs gen_config gen_manager suffix"
     ),
     utils.BaseHandler.get_processor_inputs_from_messages: "messages modality",
+    utils.build_response_parser: "processor model input_ids tools",
+    chat_completion.ChatCompletionHandler._build_completion: (
+        "self request_id content model_id finish_reason usage tool_calls reasoning_content"
+    ),
     completion.CompletionHandler._streaming: (
         "self request_id model processor model_id inputs gen_config gen_manager suffix"
     ),
@@ -52,6 +56,12 @@ def test_where_results_are_delivered():
     assert router.result_handlers == {}
     with router._lock:
         pass
+
+
+def test_how_handlers_tell_why_an_answer_has_ended():
+    for handler in (chat_completion.ChatCompletionHandler, completion.CompletionHandler):
+        for function in (handler._streaming, handler._non_streaming):
+            assert "hit_max = gen_config.max_new_tokens is not None and" in inspect.getsource(function)
 
 
 def test_how_handlers_write_an_error():

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, field_validator, model_validator
 
 from heedful.serving.server.limits import ApiError
 
@@ -32,7 +32,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
-    "stop": ([], ""),
     "store": (False,),
     "suffix": ("",),
     "tool_choice": ("auto",),
@@ -43,6 +42,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields of OpenAI's API that the engine cannot honour, and the values that ask for nothing; null always does."""
 
 
+MOST_STOPS = 4
+"""Stop strings of one request, as OpenAI has it."""
 COLDEST = 0.01
 """The lowest temperature above 0: logits divided by less could overflow, which would end the engine."""
 
@@ -66,6 +67,8 @@ class _Body(_Strict):
         temperature: 0 for the likeliest token, up to 2; None for the model's own default.
         top_p: in (0, 1]; None for the model's own default.
         max_tokens: cap on the output; None for the server's default.
+        stop: strings before which the answer ends, at most :data:`MOST_STOPS` and none of them empty; one may be given
+            by itself.
         seed: accepted with temperature 0, where it changes nothing.
     """
 
@@ -75,7 +78,20 @@ class _Body(_Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: list[str] | None = None
     seed: int | None = None
+
+    @field_validator("stop", mode="plain")
+    @classmethod
+    def _some_strings(cls, value: Any) -> list[str] | None:
+        strings = [value] if isinstance(value, str) else value
+        if strings is not None and not (
+            isinstance(strings, list)
+            and len(strings) <= MOST_STOPS
+            and all(isinstance(string, str) and string for string in strings)
+        ):
+            raise ValueError(f"must be a string or up to {MOST_STOPS} strings, none of them empty")
+        return strings
 
 
 class CompletionBody(_Body):

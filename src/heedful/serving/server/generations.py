@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import GenerationConfig
@@ -23,12 +23,16 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 from transformers.generation.continuous_batching.requests import GenerationOutput
 from transformers.generation.continuous_batching.utils import drain_queue
 
+from heedful.serving._transformers_scheduler import EngineScheduler
 from heedful.serving.server.limits import ApiError, Limits
 from heedful.serving.server.metrics import Metrics
+from heedful.serving.server.stop_strings import StopStrings
 
 log = logging.getLogger("heedful.serve")
 
-Deliver = Callable[[GenerationOutput | ApiError], None]
+Deliver = Callable[[GenerationOutput | ApiError], int]
+"""Given each output of a request, or the error that ends it. Tells the tokens of the answer if a stop string has ended
+it, and 0 otherwise."""
 
 
 def shared_settings(model: Any, greedy: bool) -> GenerationConfig:
@@ -60,7 +64,7 @@ class _Ticket:
     """One request in the engine.
 
     Attributes:
-        deliver: given each output, or the error that ends it.
+        deliver: given each output.
         accepted: when it was accepted, in seconds of the server's clock.
         last: when its last token came.
         generated: tokens so far.
@@ -80,7 +84,7 @@ class Generations(CBGenerateManager):
     Args:
         engine: transformers' continuous batching, started.
         model: the model that it runs.
-        capacity: tokens that its cache holds.
+        scheduler: the scheduler inside of it.
         limits: what is taken on.
         metrics: where tokens and times are counted.
         greedy: whether the engine can only take the likeliest token.
@@ -90,14 +94,14 @@ class Generations(CBGenerateManager):
         self,
         engine: ContinuousBatchingManager,
         model: Any,
-        capacity: int,
+        scheduler: EngineScheduler,
         limits: Limits,
         metrics: Metrics,
         greedy: bool,
     ) -> None:
         super().__init__()
         self._cb = self._engine = engine
-        self._capacity, self._limits, self._metrics, self._greedy = capacity, limits, metrics, greedy
+        self._scheduler, self._limits, self._metrics, self._greedy = scheduler, limits, metrics, greedy
         self._positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self._vocabulary = model.get_input_embeddings().num_embeddings
         self._tickets: dict[str, _Ticket] = {}
@@ -133,43 +137,60 @@ class Generations(CBGenerateManager):
         gen_config: GenerationConfig,
         request_id: str,
         response_parser: Any = None,
-    ) -> tuple[asyncio.Queue[Any], CBStreamer]:
+    ) -> tuple[asyncio.Queue[Any], _Streamer]:
         """Starts a request whose text comes through the queue, as :class:`CBGenerateManager` has it."""
-        queue = _Texts()
+        queue = _Texts(gen_config)
         streamer = _Streamer(self, processor, request_id, queue, response_parser)
 
-        def deliver(outcome: GenerationOutput | ApiError) -> None:
+        def deliver(outcome: GenerationOutput | ApiError) -> int:
             if isinstance(outcome, ApiError):
-                queue.put_nowait(_StreamError(_quoted(outcome)))
-                return
-            streamer.put(outcome)
-            if outcome.is_finished():
-                streamer.end()
+                queue.put_nowait(_FailedError(outcome))
+                return 0
+            return streamer.take(outcome)
 
         self._accept(list(inputs["input_ids"]), gen_config, request_id, deliver)
         return queue, streamer
+
+    async def whole(
+        self, processor: Any, inputs: Any, gen_config: GenerationConfig, request_id: str, response_parser: Any = None
+    ) -> tuple[list[Any], list[int]]:
+        """All that a stream would have sent, and the answer's tokens, when a request has ended."""
+        queue, streamer = self.generate_streaming(None, processor, inputs, gen_config, request_id, response_parser)
+        pieces = []
+        try:
+            while (piece := await queue.get()) is not None:
+                if isinstance(piece, _FailedError):
+                    raise piece.error
+                pieces.append(piece)
+        finally:
+            self.abandon(request_id)
+        return pieces, streamer.tokens
 
     async def generate_non_streaming(  # type: ignore[override]
         self, model: Any, processor: Any, inputs: Any, gen_config: GenerationConfig, request_id: str
     ) -> tuple[str, int, list[int]]:
         """Text, number of prompt tokens and generated tokens of a request, when it has ended."""
+        prompt = len(inputs["input_ids"])
+        if gen_config.stop_strings:
+            pieces, generated = await self.whole(processor, inputs, gen_config, request_id)
+            return "".join(pieces), prompt, generated
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
 
-        def deliver(outcome: GenerationOutput | ApiError) -> None:
+        def deliver(outcome: GenerationOutput | ApiError) -> int:
             if future.done():
-                return
+                return 0
             if isinstance(outcome, ApiError):
                 future.set_exception(outcome)
             elif outcome.is_finished():
                 future.set_result(outcome.generated_tokens)
+            return 0
 
-        tokens = list(inputs["input_ids"])
-        self._accept(tokens, gen_config, request_id, deliver)
+        self._accept(list(inputs["input_ids"]), gen_config, request_id, deliver)
         try:
             generated = await future
         finally:
             self.abandon(request_id)
-        return processor.decode(generated, skip_special_tokens=True), len(tokens), generated
+        return processor.decode(generated, skip_special_tokens=True), prompt, generated
 
     def abandon(self, request_id: str) -> None:
         """Ends a request that nobody waits for any more; nothing happens if it has ended."""
@@ -202,7 +223,7 @@ class Generations(CBGenerateManager):
             raise ApiError(
                 400, "unsupported_field", "temperature: this server does not sample; use 0", param="temperature"
             )
-        cap = self._limits.cap(wanted.max_new_tokens, len(tokens), self._capacity, self._positions)
+        cap = self._limits.cap(wanted.max_new_tokens, len(tokens), self._scheduler.capacity, self._positions)
         if max(tokens) >= self._vocabulary:
             raise ApiError(400, "unknown_token", "the prompt has a token that the model does not know", param="prompt")
         wanted.max_new_tokens = cap
@@ -246,14 +267,16 @@ class Generations(CBGenerateManager):
             ticket.generated += new
             ticket.last = now
         try:
-            ticket.deliver(output)
+            length = ticket.deliver(output)
         except Exception:  # decoders raise anything, and the engine must not go on for a request that cannot be told
             log.exception("request %s cannot be decoded", output.request_id)
             self.fail(output.request_id, ApiError(500, "internal_error", "the answer cannot be decoded"))
             return
-        if output.is_finished():
+        if length or output.is_finished():
             self._metrics.whole.observe(now - ticket.accepted)
             self._remove(output.request_id, "finished")
+        if length and not output.is_finished():
+            self._scheduler.complete(output.request_id, length)
 
     def _remove(self, request_id: str, how: str) -> _Ticket | None:
         """Forgets a request, here and where the engine would deliver its results."""
@@ -271,21 +294,49 @@ class Generations(CBGenerateManager):
         return ticket
 
 
-class _Texts(asyncio.Queue[Any]):
-    """The queue of a stream, which remembers the text that went into it."""
+class _FailedError(_StreamError):
+    """An error that ends a stream; its body survives being put between quotes, as transformers' handlers do."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(json.dumps(json.dumps(error.body))[1:-1])
+        self.error = error
+
+
+class _Texts(asyncio.Queue[Any]):
+    """The queue of a stream: it holds content back that may be the beginning of a stop string, and ends before one.
+
+    What a model's parser has taken for reasoning or a tool call is no content, and passes as it is.
+
+    Attributes:
+        text: all content so far, what is held back included.
+        stop: the stop strings.
+    """
+
+    def __init__(self, settings: GenerationConfig) -> None:
         super().__init__()
         self.text = ""
+        self.stop = StopStrings(settings.stop_strings or ())
+        self._settings = settings
 
     def put_nowait(self, item: Any) -> None:
-        if isinstance(item, str):
+        if type(item) is str:  # and not a tagged one, which is reasoning
             self.text += item
-        super().put_nowait(item)
+            item = self.stop.feed(item)
+            if self.stop.found:
+                # By the cap, which the last token may have met as well, handlers tell why an answer has ended.
+                self._settings.max_new_tokens = None
+        elif item is None and (rest := self.stop.rest()):
+            super().put_nowait(rest)
+        if item != "":
+            super().put_nowait(item)
 
 
 class _Streamer(CBStreamer):
-    """Turns tokens into text as they come. What was held back at the end, as an incomplete character, is sent too."""
+    """Turns tokens into text as they come. What was held back at the end, as an incomplete character, is sent too.
+
+    Attributes:
+        tokens: those of the answer so far.
+    """
 
     def __init__(self, generations: Generations, processor: Any, request_id: str, queue: _Texts, parser: Any) -> None:
         tokenizer = processor._tokenizer
@@ -293,26 +344,32 @@ class _Streamer(CBStreamer):
         super().__init__(generations._engine, request_id, tokenizer, loop, queue, response_parser=parser)
         self._generations, self._processor, self._texts = generations, processor, queue
         self._plain = parser is None
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []
+
+    def take(self, output: GenerationOutput) -> int:
+        """Takes an output, and the end if it has come. Tells the tokens of the answer if a stop string has ended it."""
+        self.put(output)
+        if self._texts.stop.found or output.is_finished():
+            self.end()
+        return len(self.tokens) if self._texts.stop.found else 0
 
     def put(self, output: GenerationOutput) -> None:
-        super().put(output)
-        self._tokens = output.generated_tokens
+        # One by one, so that of several tokens none counts that comes after a stop string.
+        for count in range(len(self.tokens) + 1, len(output.generated_tokens) + 1):
+            self.tokens = output.generated_tokens[:count]
+            super().put(replace(output, generated_tokens=self.tokens))
+            if self._texts.stop.found:
+                break
 
     def end(self) -> None:
         if self._plain:
-            whole = self._processor.decode(self._tokens, skip_special_tokens=True)
+            whole = self._processor.decode(self.tokens, skip_special_tokens=True)
             if whole.startswith(self._texts.text) and len(whole) > len(self._texts.text):
                 self._texts.put_nowait(whole[len(self._texts.text) :])
         super().end()
 
     def cancel(self) -> None:
         self._generations.abandon(self._request_id)
-
-
-def _quoted(error: ApiError) -> str:
-    """An error's body such that it survives being put between quotes, as transformers' handlers do."""
-    return json.dumps(json.dumps(error.body))[1:-1]
 
 
 def unquoted(part: str) -> tuple[str, str | None]:

@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.responses import Response, StreamingResponse
+from openai.types.completion_usage import CompletionUsage
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from transformers import GenerationConfig
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
-from transformers.cli.serving.utils import BaseHandler, Modality
+from transformers.cli.serving.utils import BaseHandler, Modality, ReasoningText, ToolCall, build_response_parser
 
 from heedful.serving.server.generations import Generations, unquoted
 
@@ -69,6 +70,7 @@ class _OneModel(BaseHandler):
         """The model's own settings with those of the request; the cap is None if the request names none."""
         settings: GenerationConfig = copy.deepcopy(self._served.model.generation_config)
         settings.max_new_tokens = body.get("max_tokens")
+        settings.stop_strings = body.get("stop")
         if "temperature" in body:
             settings.do_sample = body["temperature"] > 0
             settings.temperature = body["temperature"] or 1.0
@@ -102,6 +104,53 @@ class Chat(_OneModel, ChatCompletionHandler):
 
     def _extra(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"tools": body.get("tools")}
+
+    async def _non_streaming(  # type: ignore[override]
+        self,
+        request_id: str,
+        model: Any,
+        processor: Any,
+        model_id: str,
+        inputs: Any,
+        gen_config: GenerationConfig,
+        gen_manager: Generations,
+        tools: Any = None,
+    ) -> Response:
+        """The whole answer. If it has stop strings, and the model's answers are parsed, it is a stream put together.
+
+        Only while tokens are parsed is it known which of them are content, where stop strings count.
+        """
+        parser = gen_config.stop_strings and build_response_parser(processor, model, inputs["input_ids"], tools=tools)
+        if not parser:
+            whole: Response = await super()._non_streaming(
+                request_id, model, processor, model_id, inputs, gen_config, gen_manager, tools
+            )
+            return whole
+        pieces, tokens = await gen_manager.whole(processor, inputs, gen_config, request_id, parser)
+        reasoning = "".join(piece for piece in pieces if isinstance(piece, ReasoningText))
+        calls = [
+            {
+                "id": f"{request_id}_tool_call_{i}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for i, call in enumerate(piece for piece in pieces if isinstance(piece, ToolCall))
+        ]
+        met_cap = gen_config.max_new_tokens is not None and len(tokens) >= gen_config.max_new_tokens
+        body = self._build_completion(
+            request_id,
+            "".join(piece for piece in pieces if type(piece) is str),
+            model_id,
+            finish_reason="tool_calls" if calls else "length" if met_cap else "stop",
+            usage=CompletionUsage(
+                prompt_tokens=len(inputs["input_ids"]),
+                completion_tokens=len(tokens),
+                total_tokens=len(inputs["input_ids"]) + len(tokens),
+            ),
+            tool_calls=calls or None,
+            reasoning_content=reasoning or None,
+        )
+        return JSONResponse(body)
 
 
 class Completion(_OneModel, CompletionHandler):

@@ -106,9 +106,7 @@ class Server:
     ) -> None:
         self.served, self.settings, self.scheduler = served, settings, scheduler
         metrics = Metrics(self._readings)
-        self.generations = Generations(
-            engine, served.model, self.scheduler.capacity, settings.limits, metrics, settings.greedy
-        )
+        self.generations = Generations(engine, served.model, self.scheduler, settings.limits, metrics, settings.greedy)
         self.app = application(served, self.generations, metrics, settings.limits, settings.keys)
         self._saved = self._lengths
         self._saving = threading.Lock()
@@ -178,15 +176,16 @@ def started(settings: Settings, notice: Callable[[str], None]) -> Iterator[Serve
             raise ValueError(f"model {settings.model}: has an engine already, whose scheduler cannot be changed")
         if settings.history is not None and ours.live.history is None:
             notice(f"warning: scheduler {settings.scheduler!r} looks at no history; {settings.history} stays as it is")
+        server = Server(served, settings, engine, ours.live)
         engine.start()
         try:
-            server = Server(served, settings, engine, ours.live)
-            try:
-                yield server
-            finally:
-                server.save()
+            yield server
         finally:
-            engine.stop(block=True, timeout=30, hard_stop=True)
+            try:
+                engine.stop(block=True, timeout=30, hard_stop=True)
+            finally:
+                # Afterwards, for answers that ended at a stop string just now are recorded as the engine ends.
+                server.save()
 
 
 def _recalled(path: Path | None, notice: Callable[[str], None]) -> tuple[int, ...]:
