@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from heedful.bandits.auditors import Panel, most_unfair
 from heedful.bandits.base import between, whole
+from heedful.bandits.classification_oracles import ClassificationOracle
 from heedful.bandits.one_sided import Labels, LinearRules, OneSidedMethod
 
 if TYPE_CHECKING:
@@ -119,14 +120,14 @@ class History(NamedTuple):
 
 
 def run(
-    pool: Applicants, rules: LinearRules, panel: Panel | Callable[[int], Panel], method: OneSidedMethod, rounds: int,
-    seed: int, people: int = 4, prior: Floats | None = None,
+    pool: Applicants, rules: LinearRules | ClassificationOracle, panel: Panel | Callable[[int], Panel],
+    method: OneSidedMethod, rounds: int, seed: int, people: int = 4, prior: Floats | None = None,
 ) -> History:  # fmt: skip
     """A method among applicants under a panel, told of every round at once.
 
     Args:
         pool: who may arrive.
-        rules: among which it chooses.
+        rules: among which it chooses; an optimiser over them for FTPL.
         panel: who watches; or a function of the round, for panels that change.
         method: the learner.
         rounds: how many.
