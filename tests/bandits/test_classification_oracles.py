@@ -143,11 +143,11 @@ def test_without_noise_ftpl_follows_the_leader_of_every_optimiser(name: str) -> 
 @pytest.mark.parametrize("name", ORACLES)
 def test_geometric_resampling_through_an_optimiser_estimates_the_inverse_within_its_bias(name: str) -> None:
     people = pool().features[:12]
-    oracle, rounds = oracle_of(name, people), 1500 if name != "linear" else 150
-    for most in (2, 60):
+    oracle, rounds = oracle_of(name, people), 1500 if name != "linear" else 40
+    for most in (2, 30):
         method = ContextSemiBanditFTPL(noise=2.0, resamples=most, draws=1)
         learner = method.start(oracle, 2, seed=5)
-        says = method._say(learner.state, 4000 if name != "linear" else 400, np.empty((0, 2), np.int8), people[:2])
+        says = method._say(learner.state, 4000 if name != "linear" else 300, np.empty((0, 2), np.int8), people[:2])
         found: list[list[float]] = [[], []]
         for _ in range(rounds):
             decision = learner.decide(people[:2])

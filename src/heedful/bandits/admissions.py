@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from heedful.bandits.auditors import Panel, most_unfair
 from heedful.bandits.base import between, whole
 from heedful.bandits.classification_oracles import ClassificationOracle
-from heedful.bandits.one_sided import Labels, LinearRules, OneSidedMethod
+from heedful.bandits.one_sided import Labels, LinearRules, OneSidedLearner, OneSidedMethod
 
 if TYPE_CHECKING:
     import polars as pl
@@ -137,12 +137,23 @@ def run(
 
     Raises ValueError as the parts do.
     """
-    learner = method.start(rules, people, seed, prior)
-    arrivals = pool.draw(whole("rounds", rounds), people, np.random.default_rng([seed, 1]))
+    arrivals = arrivals_of(pool, rounds, people, seed)
+    return play(method.start(rules, people, seed, prior), pool, panel, arrivals)
+
+
+def arrivals_of(pool: Applicants, rounds: int, people: int, seed: int) -> NDArray[np.int64]:
+    """int64 ``[rounds, people]``: who arrives in a run with this seed."""
+    return pool.draw(whole("rounds", rounds), people, np.random.default_rng([seed, 1]))
+
+
+def play(
+    learner: OneSidedLearner, pool: Applicants, panel: Panel | Callable[[int], Panel], arrivals: NDArray[np.int64]
+) -> History:
+    """The rounds of :func:`run` with a learner that has been started, for arrivals int64 ``[T, k]``."""
     treatment, accepted = np.empty(arrivals.shape), np.empty(arrivals.shape, dtype=np.bool_)
-    reported, tolerances = np.full((rounds, 2), -1), np.empty((*arrivals.shape, people))
+    reported, tolerances = np.full((len(arrivals), 2), -1), np.empty((*arrivals.shape, arrivals.shape[1]))
     truth = pool.labels[arrivals].astype(np.float64)
-    for t in range(rounds):
+    for t in range(len(arrivals)):
         arrived = pool.features[arrivals[t]]
         decision = learner.decide(arrived)
         watching = panel(t) if callable(panel) else panel
@@ -151,7 +162,7 @@ def run(
         pair = most_unfair(decision.treatment, tolerances[t], watching.alpha)
         if pair is not None:
             reported[t] = pair
-        labels = truth[t] if method.sees_all else np.where(decision.accepted, truth[t], np.nan)
+        labels = truth[t] if learner.method.sees_all else np.where(decision.accepted, truth[t], np.nan)
         learner.update(Labels(decision.token, labels, pair))
     errors = np.where(truth == 1, 1.0 - treatment, treatment).sum(axis=1)
     return History(arrivals, treatment, accepted, reported, tolerances, errors)

@@ -1,9 +1,9 @@
 """One round of each closed loop, compiled: a cohort comes, some are accepted, and the population moves.
 
 Of every round there is what :class:`~heedful.bandits.lending.ClosedLoop` says, lane by lane: ``population`` float64
-``[lanes, 3]`` and ``words`` uint64 ``[lanes, 4]`` change in place, ``cuts`` float64 ``[lanes]`` are thresholds, ``n`` is
-the size of the cohort, ``gain`` and ``loss`` are what good and bad accepted people bring and cost, and ``out`` float64
-``[lanes, 8]`` is filled in.
+``[lanes, 3]`` and ``words`` uint64 ``[lanes, 4]`` change in place, ``cuts`` float64 ``[lanes]`` are thresholds, ``n``
+is the size of the cohort, ``gain`` and ``loss`` are what good and bad accepted people bring and cost, and ``out``
+float64 ``[lanes, 8]`` is filled in.
 """
 
 from __future__ import annotations

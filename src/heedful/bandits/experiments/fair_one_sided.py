@@ -39,6 +39,8 @@ MAIN = (
     ("accept-all", 0.0),
     ("context-semi-bandit-ftpl", 8.0),
 )
+ORACLES = ("exhaustive", "stumps", "linear")
+"""Optimisers over people who are known beforehand: all stumps in a list, all stumps by sums, linear rules."""
 CALIBRATION = 1000
 """Seeds from here on are for tuning alone."""
 
@@ -82,6 +84,13 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> 
         for method in ("exp2", "accept-all"):
             yield _cell("easy", people, method, 8.0, rounds, regime="easy")
             yield _cell("large-class", people, method, 8.0, rounds // 4, rules=2000)
+        yield _cell("uniform", people, "exp2", 8.0, rounds, explore="uniform")
+        yield _cell("stumps", people, "exp2", 8.0, rounds // 4, rules=0, oracle="exhaustive")
+        for oracle in ("exhaustive", "stumps"):
+            yield _cell("stumps", people, "context-semi-bandit-ftpl", 8.0, rounds // 4, rules=0, oracle=oracle)
+        for oracle in ORACLES:
+            given = {"rules": 0, "oracle": oracle, "exclusive": True}
+            yield _cell("oracle-time", people, "context-semi-bandit-ftpl", 8.0, params["timed"], **given)
     for people in dict.fromkeys(["made", *named[:1]]):
         yield _cell("exponents", people, "exp2", None, max(params["horizons"]))
 
@@ -91,9 +100,9 @@ def calibration(params: Mapping[str, Any], method: str, setting: Mapping[str, An
 
 
 def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
-    from heedful.bandits.experiments import _fair_one_sided
+    from heedful.bandits.experiments import _fair_one_sided, _fair_one_sided_oracles
 
-    yield from _fair_one_sided.measure(cell, ctx)
+    yield from (_fair_one_sided_oracles if "oracle" in cell.dict else _fair_one_sided).measure(cell, ctx)
 
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
@@ -135,6 +144,9 @@ experiment = Experiment(
         Metric("broken", "1", "lower", "1 if regret and violations are not within what Lagrangian regret allows."),
         Metric("beyond", "1", "lower", "1 if mean Lagrangian regret exceeds the finite-time bound."),
         Metric("bound", "1", "neither", "The finite-time bound on expected Lagrangian regret."),
+        Metric("calls", "1", "neither", "Calls of FTPL's optimiser in a round."),
+        Metric("differs", "1", "lower", "Rounds that are not as with an optimiser that looks through all stumps."),
+        Metric("round_s", "s", "lower", "Seconds for a round, auditors included, one thread.", timing=True),
         Metric("regret_exponent", "1", "lower", "Slope of log (1 + regret) against log rounds."),
         Metric("violation_exponent", "1", "lower", "Slope of log (1 + violations) against log rounds."),
     ),
@@ -144,30 +156,35 @@ experiment = Experiment(
             {
                 "seeds": [0, 1],
                 "rounds": 60,
+                "timed": 4,
                 "people": ["made"],
                 "gammas": [0.5],
                 "members": [1],
                 "horizons": [20, 60],
             },
             limit_s=120,
+            repeats=1,
             leaves_out="Everything but a check that it runs: made people, 60 rounds, two seeds.",
         ),
         "small": Scale(
             {
                 "seeds": list(range(10)),
                 "rounds": 2000,
+                "timed": 20,
                 "people": ["german", "compas"],
                 "gammas": [0.2, 0.5, 1.0],
                 "members": [1, 5, 15],
                 "horizons": [500, 1000, 2000, 4000, 8000],
             },
             limit_s=600,
+            repeats=3,
             leaves_out="Runs of 20,000 and 32,000 rounds; classes of a million rules.",
         ),
         "full": Scale(
             {
                 "seeds": list(range(30)),
                 "rounds": 20_000,
+                "timed": 20,
                 "people": ["german", "compas", "made"],
                 "gammas": [0.2, 0.4, 0.5, 0.8, 1.0],
                 "members": [1, 3, 5, 15],
@@ -185,12 +202,14 @@ experiment = Experiment(
     modules=(
         "heedful.bandits.experiments._fair_one_sided",
         "heedful.bandits.experiments._fair_one_sided_claims",
+        "heedful.bandits.experiments._fair_one_sided_oracles",
         *(
             f"heedful.bandits.{name}"
             for name in (
                 "admissions",
                 "auditors",
                 "base",
+                "classification_oracles",
                 "context_semi_bandit_ftpl",
                 "exp2",
                 "fair_comparator",
