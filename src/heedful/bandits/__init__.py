@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from heedful.bandits.baselines import RoundRobin, Uniform
     from heedful.bandits.batched_exp3 import BatchedEXP3
     from heedful.bandits.block_ucb import BlockUCB
+    from heedful.bandits.classification_oracles import (
+        ClassificationOracle,
+        ExhaustiveOracle,
+        Hypotheses,
+        LinearOracle,
+        StumpOracle,
+    )
     from heedful.bandits.context_semi_bandit_ftpl import ContextSemiBanditFTPL
     from heedful.bandits.dlinucb import DLinUCB
     from heedful.bandits.dynamical import LinearSystem
@@ -76,6 +83,7 @@ __all__ = [
     "BoostingOracle",
     "Choice",
     "Choices",
+    "ClassificationOracle",
     "ContextSemiBanditFTPL",
     "ContextualEpsilon",
     "Counts",
@@ -86,6 +94,7 @@ __all__ = [
     "EpsilonGreedy",
     "EpsilonSplit",
     "Estimate",
+    "ExhaustiveOracle",
     "Exp2",
     "ExploreFirst",
     "Falcon",
@@ -95,6 +104,7 @@ __all__ = [
     "GaussianThompson",
     "Generations",
     "Greedy",
+    "Hypotheses",
     "LSDExploreCommit",
     "LSDOptimistic",
     "Labels",
@@ -102,6 +112,7 @@ __all__ = [
     "Ledger",
     "LinTS",
     "LinUCB",
+    "LinearOracle",
     "LinearRules",
     "LinearSystem",
     "Log",
@@ -125,6 +136,7 @@ __all__ = [
     "Softmax",
     "SquareCB",
     "StaticThreshold",
+    "StumpOracle",
     "Support",
     "SwitchLearner",
     "SwitchMethod",
@@ -160,7 +172,10 @@ _HOME = {
     "OFS": "ofs", "PrimalDualUCB": "primal_dual", "PessimisticSearch": "threshold_baselines",
     "StaticThreshold": "threshold_baselines", "ThresholdUCB": "threshold_baselines", "Outcome": "thresholds",
     "Outcomes": "thresholds", "Threshold": "thresholds", "ThresholdMethod": "thresholds", "Thresholds": "thresholds",
-    "Panel": "auditors", "ContextSemiBanditFTPL": "context_semi_bandit_ftpl", "Exp2": "exp2",
+    "ClassificationOracle": "classification_oracles", "ExhaustiveOracle": "classification_oracles",
+    "Hypotheses": "classification_oracles",
+    "StumpOracle": "classification_oracles", "LinearOracle": "classification_oracles", "Panel": "auditors",
+    "ContextSemiBanditFTPL": "context_semi_bandit_ftpl", "Exp2": "exp2",
     "Acceptance": "one_sided", "Labels": "one_sided", "LinearRules": "one_sided", "OneSidedMethod": "one_sided",
     "AcceptAll": "one_sided_baselines", "BankRule": "one_sided_baselines", "ExploreFirst": "one_sided_baselines",
     "FullInformation": "one_sided_baselines", "NaiveWeights": "one_sided_baselines",

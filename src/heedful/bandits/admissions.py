@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from heedful.bandits.auditors import Panel, most_unfair
 from heedful.bandits.base import between, whole
-from heedful.bandits.one_sided import Labels, LinearRules, OneSidedMethod
+from heedful.bandits.classification_oracles import ClassificationOracle
+from heedful.bandits.one_sided import Labels, LinearRules, OneSidedLearner, OneSidedMethod
 
 if TYPE_CHECKING:
     import polars as pl
@@ -119,14 +120,14 @@ class History(NamedTuple):
 
 
 def run(
-    pool: Applicants, rules: LinearRules, panel: Panel | Callable[[int], Panel], method: OneSidedMethod, rounds: int,
-    seed: int, people: int = 4, prior: Floats | None = None,
+    pool: Applicants, rules: LinearRules | ClassificationOracle, panel: Panel | Callable[[int], Panel],
+    method: OneSidedMethod, rounds: int, seed: int, people: int = 4, prior: Floats | None = None,
 ) -> History:  # fmt: skip
     """A method among applicants under a panel, told of every round at once.
 
     Args:
         pool: who may arrive.
-        rules: among which it chooses.
+        rules: among which it chooses; an optimiser over them for FTPL.
         panel: who watches; or a function of the round, for panels that change.
         method: the learner.
         rounds: how many.
@@ -136,12 +137,23 @@ def run(
 
     Raises ValueError as the parts do.
     """
-    learner = method.start(rules, people, seed, prior)
-    arrivals = pool.draw(whole("rounds", rounds), people, np.random.default_rng([seed, 1]))
+    arrivals = arrivals_of(pool, rounds, people, seed)
+    return play(method.start(rules, people, seed, prior), pool, panel, arrivals)
+
+
+def arrivals_of(pool: Applicants, rounds: int, people: int, seed: int) -> NDArray[np.int64]:
+    """int64 ``[rounds, people]``: who arrives in a run with this seed."""
+    return pool.draw(whole("rounds", rounds), people, np.random.default_rng([seed, 1]))
+
+
+def play(
+    learner: OneSidedLearner, pool: Applicants, panel: Panel | Callable[[int], Panel], arrivals: NDArray[np.int64]
+) -> History:
+    """The rounds of :func:`run` with a learner that has been started, for arrivals int64 ``[T, k]``."""
     treatment, accepted = np.empty(arrivals.shape), np.empty(arrivals.shape, dtype=np.bool_)
-    reported, tolerances = np.full((rounds, 2), -1), np.empty((*arrivals.shape, people))
+    reported, tolerances = np.full((len(arrivals), 2), -1), np.empty((*arrivals.shape, arrivals.shape[1]))
     truth = pool.labels[arrivals].astype(np.float64)
-    for t in range(rounds):
+    for t in range(len(arrivals)):
         arrived = pool.features[arrivals[t]]
         decision = learner.decide(arrived)
         watching = panel(t) if callable(panel) else panel
@@ -150,7 +162,7 @@ def run(
         pair = most_unfair(decision.treatment, tolerances[t], watching.alpha)
         if pair is not None:
             reported[t] = pair
-        labels = truth[t] if method.sees_all else np.where(decision.accepted, truth[t], np.nan)
+        labels = truth[t] if learner.method.sees_all else np.where(decision.accepted, truth[t], np.nan)
         learner.update(Labels(decision.token, labels, pair))
     errors = np.where(truth == 1, 1.0 - treatment, treatment).sum(axis=1)
     return History(arrivals, treatment, accepted, reported, tolerances, errors)

@@ -8,22 +8,20 @@ reward and acceptance rates, exact for the state in which the cohort was drawn.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 
 from heedful.bandits.base import between, whole
+from heedful.bandits.lending_rounds import fico_round, pool_round, synthetic_round
 from heedful.bandits.populations import Floats, Scored, ScoreTable
-from heedful.bandits.streams import normal, streams, uniform
+from heedful.bandits.streams import streams
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
-_ROOT2, _ROOT2PI = np.sqrt(2.0), np.sqrt(2.0 * np.pi)
 
 
 class Loop(NamedTuple):
@@ -57,120 +55,6 @@ class Round(NamedTuple):
     expected_reward: Floats
     expected_rates: Floats
     expected_rate: Floats
-
-
-@numba.njit(cache=True, nogil=True)
-def _report(out, reward, accepted, members, n, share, worth, chances):  # type: ignore[no-untyped-def]
-    """Fills in a row: reward, rates, rate, and the expected ones. ``worth`` and ``chances``: of each group."""
-    out[0] = reward / n
-    for g in range(2):
-        out[1 + g] = accepted[g] / members[g] if members[g] > 0 else np.nan
-        out[5 + g] = chances[g]
-    out[3] = (accepted[0] + accepted[1]) / n
-    out[4] = (1.0 - share) * worth[0] + share * worth[1]
-    out[7] = (1.0 - share) * chances[0] + share * chances[1]
-
-
-@numba.njit(cache=True, nogil=True)
-def _synthetic(population, words, cuts, n, eta, beta, harm, base, gain, loss, nodes, weights, out):  # type: ignore[no-untyped-def]
-    accepted, members = np.zeros(2), np.zeros(2)
-    worth, chances = np.zeros(2), np.zeros(2)
-    for s in range(len(cuts)):
-        state, cut = population[s], cuts[s]
-        accepted[:] = 0.0
-        members[:] = 0.0
-        reward = 0.0
-        for _ in range(n):
-            g = 1 if uniform(words, s) < state[2] else 0
-            z = state[g] + normal(words, s)
-            luck = uniform(words, s)
-            members[g] += 1.0
-            if z >= cut:
-                accepted[g] += 1.0
-                reward += gain if luck * (1.0 + np.exp(-z)) < 1.0 else -loss
-        for g in range(2):
-            chances[g] = 0.5 * math.erfc((cut - state[g]) / _ROOT2)
-            low, high = max(cut, state[g] - 8.0), state[g] + 8.0
-            worth[g] = 0.0
-            if low < high:
-                for i in range(len(nodes)):
-                    z = low + 0.5 * (high - low) * (nodes[i] + 1.0)
-                    density = np.exp(-0.5 * (z - state[g]) ** 2) / _ROOT2PI
-                    worth[g] += weights[i] * density * ((gain + loss) / (1.0 + np.exp(-z)) - loss)
-                worth[g] *= 0.5 * (high - low)
-        _report(out[s], reward, accepted, members, n, state[2], worth, chances)
-        if members[0] > 0 and members[1] > 0:
-            a, b = out[s, 1], out[s, 2]
-            hurt = harm * abs(a - b)
-            state[0] += eta * (base[0] + beta * (a - 0.5) - hurt - state[0])
-            state[1] += eta * (base[1] + beta * (b - 0.5) - hurt - state[1])
-            state[2] = min(0.95, max(0.05, state[2] + eta * (0.5 + 0.3 * (b - a) - state[2])))
-
-
-@numba.njit(cache=True, nogil=True)
-def _pool(population, words, cuts, n, eta, kappa, base, gain, loss, scores, good, start, after, out):  # type: ignore[no-untyped-def]
-    """``scores``: increasing within each group, which begins at ``start``; ``after``: how many good ones follow."""
-    accepted, members = np.zeros(2), np.zeros(2)
-    worth, chances = np.zeros(2), np.zeros(2)
-    for s in range(len(cuts)):
-        state, cut = population[s], cuts[s]
-        accepted[:] = 0.0
-        members[:] = 0.0
-        reward = 0.0
-        for _ in range(n):
-            g = 1 if uniform(words, s) < state[2] else 0
-            i = start[g] + int(uniform(words, s) * (start[g + 1] - start[g]))
-            members[g] += 1.0
-            if scores[i] >= cut:
-                accepted[g] += 1.0
-                reward += gain if good[i] else -loss
-        for g in range(2):
-            size, first = start[g + 1] - start[g], start[g] + np.searchsorted(scores[start[g] : start[g + 1]], cut)
-            above, fine = start[g + 1] - first, after[first + g]
-            chances[g] = above / size
-            worth[g] = (gain * fine - loss * (above - fine)) / size
-        _report(out[s], reward, accepted, members, n, state[2], worth, chances)
-        if members[0] > 0 and members[1] > 0:
-            state[2] += eta * (base + kappa * (out[s, 2] - out[s, 1]) - state[2])
-            state[2] = min(0.95, max(0.05, state[2]))
-
-
-@numba.njit(cache=True, nogil=True)
-def _fico(population, words, cuts, n, eta, gain, loss, table, shares, ends, repaid, out):  # type: ignore[no-untyped-def]
-    """``ends``: cumulative shares; ``repaid``: chances at scores 0, 0.05, ... 100."""
-    accepted, members, moved = np.zeros(2), np.zeros(2), np.zeros(2)
-    worth, chances = np.zeros(2), np.zeros(2)
-    for s in range(len(cuts)):
-        state, cut = population[s], cuts[s]
-        accepted[:] = 0.0
-        members[:] = 0.0
-        moved[:] = 0.0
-        reward = 0.0
-        for _ in range(n):
-            g = 1 if uniform(words, s) < state[2] else 0
-            i = min(np.searchsorted(ends[g], uniform(words, s), side="right"), len(table) - 1)
-            score = min(100.0, max(0.0, table[i] + state[g] / 5.5))
-            luck = uniform(words, s)
-            members[g] += 1.0
-            if score / 100.0 >= cut:
-                accepted[g] += 1.0
-                if luck < repaid[g, int(score * 20.0 + 0.5)]:
-                    reward += gain
-                    moved[g] += 75.0
-                else:
-                    reward -= loss
-                    moved[g] -= 150.0
-        for g in range(2):
-            worth[g] = chances[g] = 0.0
-            for i in range(len(table)):
-                score = min(100.0, max(0.0, table[i] + state[g] / 5.5))
-                if score / 100.0 >= cut:
-                    chances[g] += shares[g, i]
-                    worth[g] += shares[g, i] * ((gain + loss) * repaid[g, int(score * 20.0 + 0.5)] - loss)
-        _report(out[s], reward, accepted, members, n, state[2], worth, chances)
-        for g in range(2):
-            if members[g] > 0:
-                state[g] += eta * (moved[g] / members[g] - state[g])
 
 
 @dataclass(frozen=True)
@@ -261,7 +145,7 @@ class Synthetic(ClosedLoop):
         return (*self.base, self.share)
 
     def play(self, loop: Loop, cuts: Floats, out: Floats) -> None:
-        _synthetic(
+        synthetic_round(
             loop.population, loop.words, logit(cuts), self.cohort, self.eta, self.beta, self.harm, self.base,
             self.u_plus, self.u_minus, _NODES, _WEIGHTS, out,
         )  # fmt: skip
@@ -298,7 +182,7 @@ class Pool(ClosedLoop):
 
     def play(self, loop: Loop, cuts: Floats, out: Floats) -> None:
         scores, good, start, after = self._sorted  # type: ignore[attr-defined]
-        _pool(
+        pool_round(
             loop.population, loop.words, cuts, self.cohort, self.eta, self.kappa, self.at_first[2],
             self.u_plus, self.u_minus, scores, good, start, after, out,
         )  # fmt: skip
@@ -332,7 +216,7 @@ class CreditBureau(ClosedLoop):
 
     def play(self, loop: Loop, cuts: Floats, out: Floats) -> None:
         ends, repaid = self._fine  # type: ignore[attr-defined]
-        _fico(
+        fico_round(
             loop.population, loop.words, cuts, self.cohort, self.eta, self.u_plus, self.u_minus,
             self.table.scores, self.table.shares, ends, repaid, out,
         )  # fmt: skip

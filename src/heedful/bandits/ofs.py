@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.base import between, whole
-from heedful.bandits.thresholds import Constrained, Floats, Seen, look, settle
+from heedful.bandits.threshold_averages import Constrained
+from heedful.bandits.thresholds import Floats, Seen, look, settle
 
 
 @numba.njit(cache=True, nogil=True)

@@ -15,13 +15,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.base import Kept, Learner, Method, whole
+
+if TYPE_CHECKING:
+    from heedful.bandits.classification_oracles import ClassificationOracle
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.int8]
@@ -71,8 +74,27 @@ class LinearRules:
             np.concatenate([[-np.inf, np.inf], offsets, offsets[: rules // 2]]),
         )
 
+    @classmethod
+    def stumps(cls, people: Floats) -> LinearRules:
+        """The constants, and every ``x_f >= t`` and ``x_f <= t`` that tells some of the people apart.
+
+        Args:
+            people: float64 ``[N, d]``; thresholds are their values.
+        """
+        weights, offsets = [np.zeros((2, people.shape[1]))], [np.array([-np.inf, np.inf])]
+        for direction, column in zip(np.eye(people.shape[1]), people.T):
+            values = np.unique(column)
+            weights += [np.tile(sign * direction, (len(values) - 1, 1)) for sign in (1.0, -1.0)]
+            offsets += [values[1:], -values[:-1]]
+        return cls(np.concatenate(weights), np.concatenate(offsets))
+
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def features(self) -> int:
+        """d, by how many numbers a person is described."""
+        return self.weights.shape[1]
 
     def predict(self, people: Floats) -> Bits:
         """int8 ``[H, k]``: 1 where a rule accepts a person; people: float64 ``[k, d]``."""
@@ -178,7 +200,7 @@ class OneSidedMethod(Method):
 
         Args:
             state: random numbers are drawn from it; changes in place.
-            bits: int8 ``[H, k]``.
+            bits: int8 ``[H, k]``; H is 0 where rules are known through an optimiser alone.
             people: float64 ``[k, d]``.
         """
         raise NotImplementedError
@@ -188,21 +210,23 @@ class OneSidedMethod(Method):
         raise NotImplementedError
 
     def start(
-        self, rules: LinearRules, people: int, seed: int = 0, prior: ArrayLike | None = None,
+        self, rules: LinearRules | ClassificationOracle, people: int, seed: int = 0, prior: ArrayLike | None = None,
         max_pending: int | None = None, expire_after: int | None = None,
     ) -> OneSidedLearner:  # fmt: skip
         """A learner on its own.
 
         Args:
-            rules: among which it chooses.
+            rules: among which it chooses; only FTPL takes a class that is known through an optimiser alone.
             people: k, how many arrive in a round, at least 1.
             seed: of its random choices, at least 0.
             prior: float64 ``[H]``: losses to begin with; None: 0.
             max_pending, expire_after: see :class:`~heedful.bandits.base.Ledger`.
 
-        Raises ValueError for numbers out of range, and a prior of another length.
+        Raises ValueError for numbers out of range, a prior of another length, and rules that it cannot enumerate.
         """
-        return OneSidedLearner(self, rules, people, seed, prior, max_pending, expire_after)
+        if not isinstance(rules, LinearRules):
+            raise ValueError(f"rules: {self.name} wants LinearRules; only context-semi-bandit-ftpl takes an optimiser")
+        return EnumeratingLearner(self, rules, people, seed, prior, max_pending, expire_after)
 
 
 class OneSidedLearner(Learner[Labels]):
@@ -219,17 +243,12 @@ class OneSidedLearner(Learner[Labels]):
     """
 
     method: OneSidedMethod
+    people: int
+    features: int
 
-    def __init__(
-        self, method: OneSidedMethod, rules: LinearRules, people: int, seed: int, prior: ArrayLike | None,
-        max_pending: int | None, expire_after: int | None,
-    ) -> None:  # fmt: skip
-        self.rules, self.people = rules, whole("people", people)
-        losses = np.zeros((1, len(rules))) if prior is None else np.array(prior, dtype=np.float64).reshape(1, -1)
-        if losses.shape != (1, len(rules)) or not np.isfinite(losses).all():
-            raise ValueError(f"prior: must be {len(rules)} finite numbers, has shape {list(losses.shape[1:])}")
-        rng = np.random.default_rng(whole("seed", seed, least=0))
-        super().__init__(method, method.begin(rules, self.people, rng, losses), 1, max_pending, expire_after)
+    def bits(self, people: Floats) -> Bits:
+        """int8 ``[H, k]``: what each rule says of people float64 ``[k, d]``."""
+        raise NotImplementedError
 
     def decide(self, people: ArrayLike | Sequence[Sequence[float]]) -> Acceptance:
         """Accepts or rejects everybody of a round.
@@ -237,19 +256,21 @@ class OneSidedLearner(Learner[Labels]):
         Args:
             people: float64 ``[k, d]``, finite.
 
-        Raises ValueError for another shape, and for numbers that are not finite.
+        Raises ValueError for another shape, for numbers that are not finite, and where a method accepts somebody with
+        a probability of 0, whose label it could not divide by anything.
         """
         try:
             array = np.array(people, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError("people: must be an array of numbers") from None
-        if array.shape != (self.people, self.rules.weights.shape[1]):
-            wanted = f"[{self.people}, {self.rules.weights.shape[1]}]"
-            raise ValueError(f"people: must have shape {wanted}, has {list(array.shape)}")
+        if array.shape != (self.people, self.features):
+            raise ValueError(f"people: must have shape [{self.people}, {self.features}], has {list(array.shape)}")
         if not np.isfinite(array).all():
             raise ValueError("people: must be finite")
-        bits = self.rules.predict(array)
+        bits = self.bits(array)
         treatment, accepted, inverse = self.method.act(self.state, bits, array)
+        if self.method.exact and not (treatment[accepted] > 0).all():
+            raise ValueError(f"treatment: {self.method.name} accepted somebody with probability 0; must be above 0")
         token = self.ledger.issue((array, bits, accepted, inverse))
         return Acceptance(token, accepted, treatment, self.method.exact)
 
@@ -272,6 +293,24 @@ class OneSidedLearner(Learner[Labels]):
     def learn(self, kept: Kept, feedback: Labels) -> None:
         a, b = (-1, -1) if feedback.reported is None else feedback.reported
         self.method.learn(self.state, kept, np.asarray(feedback.labels, dtype=np.float64), a, b)
+
+
+class EnumeratingLearner(OneSidedLearner):
+    """One that asks every rule about everybody."""
+
+    def __init__(
+        self, method: OneSidedMethod, rules: LinearRules, people: int, seed: int, prior: ArrayLike | None,
+        max_pending: int | None, expire_after: int | None,
+    ) -> None:  # fmt: skip
+        self.rules, self.people, self.features = rules, whole("people", people), rules.features
+        losses = np.zeros((1, len(rules))) if prior is None else np.array(prior, dtype=np.float64).reshape(1, -1)
+        if losses.shape != (1, len(rules)) or not np.isfinite(losses).all():
+            raise ValueError(f"prior: must be {len(rules)} finite numbers, has shape {list(losses.shape[1:])}")
+        rng = np.random.default_rng(whole("seed", seed, least=0))
+        super().__init__(method, method.begin(rules, self.people, rng, losses), 1, max_pending, expire_after)
+
+    def bits(self, people: Floats) -> Bits:
+        return self.rules.predict(people)
 
     def _about(self) -> str:
         digest = zlib.crc32(self.rules.weights.tobytes() + self.rules.offsets.tobytes())

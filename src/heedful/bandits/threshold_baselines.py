@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from heedful.bandits.base import between
 from heedful.bandits.ofs import best
-from heedful.bandits.thresholds import Averages, Constrained, Floats, Seen, ThresholdMethod, look, settle
+from heedful.bandits.threshold_averages import Averages, Constrained
+from heedful.bandits.thresholds import Floats, Seen, ThresholdMethod, look, settle
 
 
 @numba.njit(cache=True, nogil=True)

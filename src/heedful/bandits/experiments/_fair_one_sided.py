@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from heedful.bandits.admissions import Applicants, History, compas_applicants, german_applicants, run
+from heedful.bandits.admissions import (
+    Applicants,
+    History,
+    arrivals_of,
+    compas_applicants,
+    german_applicants,
+    play,
+)
 from heedful.bandits.auditors import Panel
+from heedful.bandits.context_semi_bandit_ftpl import ContextSemiBanditFTPL
 from heedful.bandits.exp2 import Exp2
 from heedful.bandits.experiments.fair_one_sided import ETA, FILES
 from heedful.bandits.fair_comparator import Comparator, best_fair
@@ -29,7 +37,7 @@ _PESSIMISM = 500.0
 
 
 @lru_cache(maxsize=8)
-def _pool(name: str, good_rate: float | None) -> Applicants:
+def pool_of(name: str, good_rate: float | None) -> Applicants:
     if name == "made":
         rng = np.random.default_rng(7)
         features = rng.uniform(size=(1000, 7))
@@ -45,7 +53,7 @@ def _rules(cell: Cell, pool: Applicants, seed: int) -> LinearRules:
     return LinearRules.random(pool.features, cell["rules"], np.random.default_rng([seed, 2]))
 
 
-def _panel(cell: Cell, pool: Applicants, seed: int) -> Any:
+def panel_of(cell: Cell, pool: Applicants, seed: int) -> Any:
     features, regime = pool.features.shape[1], cell["regime"]
     slack = _WIDE if regime == "wide" else _USUAL
 
@@ -64,7 +72,8 @@ def _method(cell: Cell, rounds: int) -> Any:
     given: dict[str, Any] = {}
     if issubclass(cls, Exp2):
         given = {"rounds": rounds, "penalty": cell["price"], "eta": cell.get("eta") or ETA, "mix": cell["mix"]}
-    elif cell["method"] == "context-semi-bandit-ftpl":
+        given |= {"explore": cell["explore"]} if cell.get("explore") else {}
+    elif issubclass(cls, ContextSemiBanditFTPL):
         given = {"rounds": rounds, "penalty": cell["price"]} | ({"noise": cell["noise"]} if cell.get("noise") else {})
     elif cell["method"] == "bank-rule":
         given = {"every": max(10, rounds // 10)}
@@ -75,9 +84,9 @@ def _method(cell: Cell, rounds: int) -> Any:
 def _fair(name: str, cell_rules: int, members: int, gamma: float, seed: int, rounds: int) -> Comparator:
     """The best fair policy on the arrivals of a seed, the same for all methods."""
     cell = Cell.of(rules=cell_rules, members=members, gamma=gamma, regime="plain")
-    pool = _pool(name, None)
-    panel = _panel(cell, pool, seed)
-    arrivals = pool.draw(rounds, PEOPLE, np.random.default_rng([seed, 1]))
+    pool = pool_of(name, None)
+    panel = panel_of(cell, pool, seed)
+    arrivals = arrivals_of(pool, rounds, PEOPLE, seed)
     limits = np.stack([panel.tolerances(pool.features[row]) for row in arrivals]) + panel.alpha - SLACK
     return best_fair(_rules(cell, pool, seed).predict(pool.features), pool.labels, arrivals, limits)
 
@@ -101,23 +110,30 @@ def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
 
 
 def _one(cell: Cell, seed: int, rounds: int) -> dict[str, Any]:
-    pool = _pool(cell["people"], _GOOD.get(cell["regime"]))
-    rules, panel, method = _rules(cell, pool, seed), _panel(cell, pool, seed), _method(cell, rounds)
+    pool = pool_of(cell["people"], _GOOD.get(cell["regime"]))
+    rules, panel, method = _rules(cell, pool, seed), panel_of(cell, pool, seed), _method(cell, rounds)
     prior = _PESSIMISM * rules.predict(pool.features).mean(axis=1) if cell["regime"] == "pessimistic" else None
-    history = run(pool, rules, panel, method, rounds, seed, PEOPLE, prior)
-    last = slice(-max(1, rounds // 4), None)
-    row = {
-        "seed": seed - cell["first_seed"],
+    learner = method.start(rules, PEOPLE, seed, prior)
+    history = play(learner, pool, panel, arrivals_of(pool, rounds, PEOPLE, seed))
+    row = summary(history) | {"seed": seed - cell["first_seed"]}
+    if isinstance(method, ContextSemiBanditFTPL):
+        row["calls"] = float(learner.state.calls[0] / rounds)
+    if cell["part"] in ("main", "exponents"):
+        fair = _fair(cell["people"], cell["rules"], cell["members"], cell["gamma"], seed, rounds)
+        row |= _against(history, pool, rules, fair, method)
+    return row
+
+
+def summary(history: History) -> dict[str, Any]:
+    """What is reported of every run."""
+    last = slice(-max(1, len(history.errors) // 4), None)
+    return {
         "error": float(history.errors[last].mean() / PEOPLE),
         "violation_rate": float(history.violations[last].mean()),
         "cost": float((history.errors + history.violations).mean() / PEOPLE),
         "accepted": float(history.accepted[last].mean()),
         "violations": float(history.violations.sum()),
     }
-    if cell["part"] in ("main", "exponents"):
-        fair = _fair(cell["people"], cell["rules"], cell["members"], cell["gamma"], seed, rounds)
-        row |= _against(history, pool, rules, fair, method)
-    return row
 
 
 def _against(history: History, pool: Applicants, rules: LinearRules, fair: Comparator, method: Any) -> dict[str, Any]:

@@ -12,11 +12,18 @@ from heedful.lab import Figure
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     found = []
-    for part, draw in (("main", _main), ("exponents", _growth), ("panel", _panels)):
-        chosen = rows.filter((pl.col("part") == part) & pl.col("horizon").is_not_null())
+    for parts, draw in (
+        (["main"], _main),
+        (["exponents"], _growth),
+        (["panel"], _panels),
+        (["stumps", "oracle-time"], _oracles),
+    ):
+        chosen = rows.filter(pl.col("part").is_in(parts) & pl.col("horizon").is_not_null())
         if len(chosen):
             found.append(draw(chosen))
-    special = rows.filter(pl.col("part").is_in(["pessimistic", "easy", "wide", "changing", "large-class", "tuned"]))
+    special = rows.filter(
+        pl.col("part").is_in(["pessimistic", "easy", "wide", "changing", "large-class", "uniform", "tuned"])
+    )
     return [*found, _special(special)] if len(special) else found
 
 
@@ -97,6 +104,33 @@ def _panels(rows: pl.DataFrame) -> Figure:
         chart,
         table,
         "Exp2 with a price of 8 under panels of different sizes and majorities; last quarter, means over seeds.",
+    )
+
+
+def _oracles(rows: pl.DataFrame) -> Figure:
+    table = (
+        rows.with_columns(pl.col("round_s") * 1000)
+        .group_by("method", "oracle")
+        .agg(pl.col("error", "violation_rate", "cost", "calls", "differs", "round_s").mean())
+        .rename({"oracle": "optimiser", "round_s": "round_ms"})
+        .sort("method", "optimiser")
+    )
+    chart = (
+        alt.Chart(table.filter(pl.col("round_ms").is_not_null()))
+        .mark_point(filled=True, size=90)
+        .encode(
+            x=alt.X("round_ms:Q", scale=alt.Scale(type="log"), title="milliseconds for a round"),
+            y=alt.Y("optimiser:N", title=None),
+            tooltip=["optimiser", alt.Tooltip("round_ms", format=".2f"), alt.Tooltip("calls", format=".0f")],
+        )
+        .properties(width=360, height=120)
+    )
+    return Figure(
+        "Optimisers of FTPL",
+        chart,
+        table,
+        "All stumps: looked through, or found by sums over sorted people; and linear rules by regression, timed alone. "
+        "Last quarter, means over seeds; calls are per round.",
     )
 
 

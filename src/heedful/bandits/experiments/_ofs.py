@@ -13,7 +13,8 @@ from heedful.bandits.experiments.ofs import FILES, METHODS, OPTIONS
 from heedful.bandits.learners import classes, make
 from heedful.bandits.lending import ClosedLoop, CreditBureau, History, Pool, Sweep, Synthetic, run, sweep
 from heedful.bandits.populations import compas, fico, german_credit
-from heedful.bandits.thresholds import Constrained, thresholds_of
+from heedful.bandits.threshold_averages import Constrained
+from heedful.bandits.thresholds import thresholds_of
 from heedful.lab import Cell, Context, Row, data
 
 _SETTINGS = ("width", "step", "epsilon")

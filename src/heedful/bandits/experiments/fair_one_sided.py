@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
+from heedful.bandits.experiments._fair_one_sided_claims import CLAIMS, PRICES
+from heedful.lab import Cell, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +28,6 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 }
 ETA, MIX = 0.02, 0.05
 """Untuned, the same for all methods that have them; the theory's own are in the part about exponents."""
-PRICES = (0.0, 2.0, 8.0, 30.0)
 MAIN = (
     *(("exp2", price) for price in PRICES),
     ("full-information", 0.0),
@@ -40,6 +39,8 @@ MAIN = (
     ("accept-all", 0.0),
     ("context-semi-bandit-ftpl", 8.0),
 )
+ORACLES = ("exhaustive", "stumps", "linear")
+"""Optimisers over people who are known beforehand: all stumps in a list, all stumps by sums, linear rules."""
 CALIBRATION = 1000
 """Seeds from here on are for tuning alone."""
 
@@ -83,6 +84,13 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> 
         for method in ("exp2", "accept-all"):
             yield _cell("easy", people, method, 8.0, rounds, regime="easy")
             yield _cell("large-class", people, method, 8.0, rounds // 4, rules=2000)
+        yield _cell("uniform", people, "exp2", 8.0, rounds, explore="uniform")
+        yield _cell("stumps", people, "exp2", 8.0, rounds // 4, rules=0, oracle="exhaustive")
+        for oracle in ("exhaustive", "stumps"):
+            yield _cell("stumps", people, "context-semi-bandit-ftpl", 8.0, rounds // 4, rules=0, oracle=oracle)
+        for oracle in ORACLES:
+            given = {"rules": 0, "oracle": oracle, "exclusive": True}
+            yield _cell("oracle-time", people, "context-semi-bandit-ftpl", 8.0, params["timed"], **given)
     for people in dict.fromkeys(["made", *named[:1]]):
         yield _cell("exponents", people, "exp2", None, max(params["horizons"]))
 
@@ -92,9 +100,9 @@ def calibration(params: Mapping[str, Any], method: str, setting: Mapping[str, An
 
 
 def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
-    from heedful.bandits.experiments import _fair_one_sided
+    from heedful.bandits.experiments import _fair_one_sided, _fair_one_sided_oracles
 
-    yield from _fair_one_sided.measure(cell, ctx)
+    yield from (_fair_one_sided_oracles if "oracle" in cell.dict else _fair_one_sided).measure(cell, ctx)
 
 
 def figures(rows: pl.DataFrame) -> Sequence[Figure]:
@@ -108,13 +116,6 @@ def _files(params: Mapping[str, Any]) -> dict[str, str]:
 
     return {file: data.declared(file).content for name in params["people"] if there(name) for file in FILES[name]}
 
-
-def _side(method: str, price: float) -> dict[str, Any]:
-    return {"method": method, "price": price}
-
-
-_MAIN: dict[str, Any] = {"part": "main"}
-_REAL = "random rules and panels over two real populations"
 
 experiment = Experiment(
     slug="fair-one-sided",
@@ -143,6 +144,9 @@ experiment = Experiment(
         Metric("broken", "1", "lower", "1 if regret and violations are not within what Lagrangian regret allows."),
         Metric("beyond", "1", "lower", "1 if mean Lagrangian regret exceeds the finite-time bound."),
         Metric("bound", "1", "neither", "The finite-time bound on expected Lagrangian regret."),
+        Metric("calls", "1", "neither", "Calls of FTPL's optimiser in a round."),
+        Metric("differs", "1", "lower", "Rounds that are not as with an optimiser that looks through all stumps."),
+        Metric("round_s", "s", "lower", "Seconds for a round, auditors included, one thread.", timing=True),
         Metric("regret_exponent", "1", "lower", "Slope of log (1 + regret) against log rounds."),
         Metric("violation_exponent", "1", "lower", "Slope of log (1 + violations) against log rounds."),
     ),
@@ -152,30 +156,35 @@ experiment = Experiment(
             {
                 "seeds": [0, 1],
                 "rounds": 60,
+                "timed": 4,
                 "people": ["made"],
                 "gammas": [0.5],
                 "members": [1],
                 "horizons": [20, 60],
             },
             limit_s=120,
+            repeats=1,
             leaves_out="Everything but a check that it runs: made people, 60 rounds, two seeds.",
         ),
         "small": Scale(
             {
                 "seeds": list(range(10)),
                 "rounds": 2000,
+                "timed": 20,
                 "people": ["german", "compas"],
                 "gammas": [0.2, 0.5, 1.0],
                 "members": [1, 5, 15],
                 "horizons": [500, 1000, 2000, 4000, 8000],
             },
             limit_s=600,
+            repeats=3,
             leaves_out="Runs of 20,000 and 32,000 rounds; classes of a million rules.",
         ),
         "full": Scale(
             {
                 "seeds": list(range(30)),
                 "rounds": 20_000,
+                "timed": 20,
                 "people": ["german", "compas", "made"],
                 "gammas": [0.2, 0.4, 0.5, 0.8, 1.0],
                 "members": [1, 3, 5, 15],
@@ -192,12 +201,15 @@ experiment = Experiment(
     tuning=Tuning(grids=lambda params: GRIDS, cells=calibration, metric="cost"),
     modules=(
         "heedful.bandits.experiments._fair_one_sided",
+        "heedful.bandits.experiments._fair_one_sided_claims",
+        "heedful.bandits.experiments._fair_one_sided_oracles",
         *(
             f"heedful.bandits.{name}"
             for name in (
                 "admissions",
                 "auditors",
                 "base",
+                "classification_oracles",
                 "context_semi_bandit_ftpl",
                 "exp2",
                 "fair_comparator",
@@ -207,210 +219,7 @@ experiment = Experiment(
             )
         ),
     ),
-    claims=(
-        Claim(
-            "mechanism",
-            "Regret plus C x slack per violation is at most Lagrangian regret in every run.",
-            "broken",
-            kind="exact",
-            treatment={"part": ["main", "exponents"], "method": ["exp2", "full-information"]},
-            published="the reduction",
-        ),
-        Claim(
-            "finite-time",
-            "With the theory's settings mean Lagrangian regret stays within the finite-time bound at every horizon.",
-            "beyond",
-            kind="exact",
-            treatment={"part": "exponents"},
-        ),
-        *(
-            Claim(
-                f"{what}-exponent-{people}",
-                f"With the theory's settings {title} slower than rounds (exponent below 1) among {among}.",
-                f"{what}_exponent",
-                unit=("seed",),
-                treatment={"part": "exponents", "people": people},
-                control=1.0,
-                published="at most 4/5",
-            )
-            for what, title in (("regret", "regret grows"), ("violation", "violations grow"))
-            for people, among in (("made", "made people"), ("german", "applicants of German Credit"))
-        ),
-        *(
-            Claim(
-                f"price-{high:g}",
-                f"Raising the price of a report from {low:g} to {high:g} lowers violations by at least a fifth.",
-                "violation_rate",
-                d=0.2,
-                relative=True,
-                unit=("seed",),
-                treatment=_side("exp2", high),
-                control=_side("exp2", low),
-                where=_MAIN,
-                fixed=_REAL,
-            )
-            for low, high in itertools.pairwise(PRICES)
-        ),
-        Claim(
-            "cheap",
-            "A price of 8 costs at most 0.01 errors per person against no price.",
-            "error",
-            rule="noninferior",
-            d=0.01,
-            unit=("seed",),
-            treatment=_side("exp2", 8.0),
-            control=_side("exp2", 0.0),
-            where=_MAIN,
-            fixed=_REAL,
-        ),
-        Claim(
-            "one-sided",
-            "With a price of 8 one-sidedness costs Exp2 at most 0.005 errors per person against full information.",
-            "error",
-            rule="noninferior",
-            d=0.005,
-            unit=("seed",),
-            treatment=_side("exp2", 8.0),
-            control=_side("full-information", 8.0),
-            where=_MAIN,
-            fixed=_REAL,
-        ),
-        Claim(
-            "naive",
-            "Without importance weights at least 0.002 more errors per person are made (no price).",
-            "error",
-            d=0.002,
-            unit=("seed",),
-            treatment=_side("exp2", 0.0),
-            control=_side("naive-weights", 0.0),
-            where=_MAIN,
-            fixed=_REAL,
-        ),
-        Claim(
-            "changing",
-            "Under a panel that changes every round a price of 8 still halves the violation rate.",
-            "violation_rate",
-            d=0.5,
-            relative=True,
-            unit=("seed",),
-            treatment={"price": 8.0},
-            control={"price": 0.0},
-            where={"part": "changing"},
-            published="any dynamically chosen panel",
-        ),
-        Claim(
-            "ftpl-fair",
-            "FTPL with a price of 8 halves Exp2's violation rate without one.",
-            "violation_rate",
-            d=0.5,
-            relative=True,
-            unit=("seed",),
-            treatment=_side("context-semi-bandit-ftpl", 8.0),
-            control=_side("exp2", 0.0),
-            where=_MAIN,
-            fixed=_REAL,
-        ),
-        Claim(
-            "ftpl-accurate",
-            "FTPL, which needs an optimiser alone, makes at most 0.01 more errors per person than Exp2 (price 8).",
-            "error",
-            rule="noninferior",
-            d=0.01,
-            unit=("seed",),
-            treatment=_side("context-semi-bandit-ftpl", 8.0),
-            control=_side("exp2", 8.0),
-            where=_MAIN,
-            published="oracle-efficient, T^(41/45)",
-            fixed=_REAL,
-        ),
-        Claim(
-            "recovers-naive",
-            "From a pessimistic start among 30 % good people Exp2 makes fewer errors than greedy naive weights.",
-            "error",
-            unit=("seed",),
-            treatment={"method": "exp2"},
-            control={"method": "naive-weights"},
-            where={"part": "pessimistic"},
-        ),
-        Claim(
-            "recovers-bank",
-            "Among 30 % good people Exp2, from a pessimistic start, makes fewer errors than the bank's rule.",
-            "error",
-            unit=("seed",),
-            treatment={"method": "exp2"},
-            control={"method": "bank-rule"},
-            where={"part": "pessimistic"},
-        ),
-        Claim(
-            "tuned-one-sided",
-            "With both tuned (on made people), one-sidedness costs Exp2 at most 0.005 against full information.",
-            "cost",
-            rule="noninferior",
-            d=0.005,
-            unit=("seed",),
-            treatment={"method": "exp2"},
-            control={"method": "full-information"},
-            where={"part": "tuned"},
-            fixed=_REAL,
-        ),
-        Claim(
-            "tuned-naive",
-            "With both tuned Exp2 costs less than naive weights, a report counting as one error.",
-            "cost",
-            unit=("seed",),
-            treatment={"method": "exp2"},
-            control={"method": "naive-weights"},
-            where={"part": "tuned"},
-            fixed=_REAL,
-        ),
-        Claim(
-            "unfair-is-better",
-            "The bank's rule, which no auditor stops, makes fewer errors than Exp2 with a price of 8.",
-            "error",
-            unit=("seed",),
-            boundary=True,
-            treatment=_side("bank-rule", 0.0),
-            control=_side("exp2", 8.0),
-            where=_MAIN,
-            fixed=_REAL,
-        ),
-        Claim(
-            "easy",
-            "Among 90 % good people accepting all makes at most 0.005 more errors per person than Exp2.",
-            "error",
-            rule="noninferior",
-            d=0.005,
-            unit=("seed",),
-            boundary=True,
-            treatment={"method": "accept-all"},
-            control={"method": "exp2"},
-            where={"part": "easy"},
-        ),
-        Claim(
-            "wide",
-            "Where auditors find nearly everything negligible a price changes errors by at most 0.001.",
-            "error",
-            rule="tie",
-            d=0.001,
-            unit=("seed",),
-            boundary=True,
-            treatment={"price": 8.0},
-            control={"price": 0.0},
-            where={"part": "wide"},
-        ),
-        Claim(
-            "large-class",
-            "With 3002 rules and 500 rounds accepting all makes at most 0.01 more errors per person than Exp2.",
-            "error",
-            rule="noninferior",
-            d=0.01,
-            unit=("seed",),
-            boundary=True,
-            treatment={"method": "accept-all"},
-            control={"method": "exp2"},
-            where={"part": "large-class"},
-        ),
-    ),
+    claims=CLAIMS,
     example="""\
 import numpy as np
 from heedful.bandits import Exp2, LinearRules, Panel
