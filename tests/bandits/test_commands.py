@@ -204,6 +204,8 @@ def test_sets_of_actions_from_lists_and_from_text(compare: Any, tmp_path: Path) 
     log = logs.read_log(tmp_path / "a.csv", columns)
     lists = logs.from_table(table.with_columns(pl.col("there").str.split("|")), columns, "", "")
     assert np.array_equal(log.feasible, lists.feasible) and log.feasible.sum(axis=1).tolist() == [2] * 1200
+    flags = table.with_columns(action=pl.col("action") == "a", there=pl.lit([True, False]))
+    assert logs.from_table(flags, columns, "", "").labels == ("false", "true")
     uniform = rows_of(log, "uniform")["uniform"]
     assert uniform["max_weight"] == pytest.approx(0.5 / 0.2)
 

@@ -198,7 +198,7 @@ def _thresholds(
         console.notice(
             f"notice: there are {len(people.labels)} groups; learning online compares two, named with --groups"
         )
-    again, facts = comparing.command_line(ctx, "compare bandits"), {"scores": str(path)}
+    again, facts = comparing.command_line(ctx, "compare bandits"), {"scores": str(path), "seed": str(plan.seed)}
     heading, frames = f"Thresholds on {path.name}", {table.title: table.frame for table in tables}
     if not json:
         for table in tables:

@@ -208,7 +208,8 @@ def _available(table: pl.DataFrame, column: str, where: str) -> list[list[str]]:
         raise LabError(
             f"{where}: {column!r} must hold lists of actions, or text with {ACTIONS_SEPARATOR!r} between them"
         )
-    sets = [[str(each).strip() for each in row or () if str(each).strip()] for row in values.to_list()]
+    rows = values.cast(pl.List(pl.String)).to_list()  # as the actions themselves are made text
+    sets = [[each.strip() for each in row or () if each and each.strip()] for row in rows]
     for row, some in enumerate(sets):
         if not some:
             raise LabError(f"{where}: {column!r} has no action in row {row}")
