@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no format": (("--log", "a.txt"), ("must end in .csv or .parquet",)),
     "missing columns": ((*LOG, "--action", "act", "--reward", "paid"), ("no column 'act', 'paid'; it has: at, shop",)),
     "missing context": ((*LOG, "--context", "shop,colour"), ("no column 'colour'",)),
-    "times as context": ((*LOG, "--context", "at"), ("'at'", "cannot be a context")),
+    "times as context": (("--log", "a.parquet", "--context", "at"), ("'at'", "cannot be a context")),
     "reward as context": ((*LOG, "--context", "shop,reward"), ("'reward' cannot be a context: it is not there",)),
     "no context": ((*LOG, "--context", ","), ("--context is empty",)),
     "lists as actions": (("--log", "lists.parquet"), ("'action' must hold text or numbers, holds List",)),
@@ -323,11 +323,10 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("words", "parts"), REFUSED.values(), ids=list(REFUSED))
-def test_bad_usage_is_one_line_before_any_work(
-    compare: Any, tmp_path: Path, monkeypatch: Any, words: tuple[str, ...], parts: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr(measuring, "run", lambda *_: pytest.fail("worked"))
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a good log, good scores, and logs with one defect each."""
+    folder = tmp_path_factory.mktemp("bad")
     table = a_log(200).with_columns(there=pl.lit("a|b|c"))
     row = pl.int_range(pl.len()) == 3
     changes = {
@@ -339,14 +338,21 @@ def test_bad_usage_is_one_line_before_any_work(
         "other": (pl.when(row).then(pl.lit("z")).otherwise("there").alias("there"),),
     }  # fmt: skip
     for name, change in changes.items():
-        table.with_columns(*change).write_csv(tmp_path / f"{name}.csv")
-    table.drop("propensity").write_csv(tmp_path / "bare.csv")
-    table.with_columns(action=pl.concat_list("action")).write_parquet(tmp_path / "lists.parquet")
-    (tmp_path / "a.txt").write_text("x")
-    people(300).write_csv(tmp_path / "p.csv")
-    if "at" in words[-1:]:
-        table.write_parquet(tmp_path / "a.parquet")
-        words = ("--log", "a.parquet", "--context", "at")
+        table.with_columns(*change).write_csv(folder / f"{name}.csv")
+    table.drop("propensity").write_csv(folder / "bare.csv")
+    table.with_columns(action=pl.concat_list("action")).write_parquet(folder / "lists.parquet")
+    table.write_parquet(folder / "a.parquet")
+    (folder / "a.txt").write_text("x")
+    people(300).write_csv(folder / "p.csv")
+    return folder
+
+
+@pytest.mark.parametrize(("words", "parts"), REFUSED.values(), ids=list(REFUSED))
+def test_bad_usage_is_one_line_before_any_work(
+    compare: Any, bad_files: Path, monkeypatch: Any, words: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(measuring, "run", lambda *_: pytest.fail("worked"))
+    monkeypatch.chdir(bad_files)
     status, out, err = compare(*words)
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1
