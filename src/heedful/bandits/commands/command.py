@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 OF_A_LOG = ("context", "action", "reward", "propensity", "actions_column", "position", "time", "estimate_propensity")
 """Options that say what is in one's own log."""
-OF_LOGS = (*OF_A_LOG, "policies", "oracle", "estimators", "clip", "seed")
+OF_LOGS = (*OF_A_LOG, "policies", "oracle", "estimators", "clip")
 _WHOSE = {False: "your own log; add --log", True: "scored people; add --scores"}
-OF_SCORES = ("score", "group", "outcome", "groups", "tolerance", "gain", "loss")
+OF_SCORES = ("score", "group", "outcome", "groups", "tolerance", "gain", "loss", "rounds", "cohort")
 
 
 def compare(
@@ -63,7 +63,7 @@ def compare(
         bool, typer.Option("--estimate-propensity", help="Estimate propensities that the log does not have.")
     ] = False,
     clip: Annotated[float | None, typer.Option(min=0.0, help="The largest importance weight  [default: none]")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of learners, and of the made log.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of learners, of cohorts, and of the made log.")] = 0,
     scores: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Scored people instead: thresholds and groups' rates."),
@@ -81,6 +81,10 @@ def compare(
     ] = 0.05,
     gain: Annotated[float, typer.Option(min=0.0, help="Of --scores: what an accepted 1 brings.")] = 1.0,
     loss: Annotated[float, typer.Option(min=0.0, help="Of --scores: what an accepted 0 costs.")] = 1.0,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Of --scores: so many thresholds are played when learning online.")
+    ] = 2000,
+    cohort: Annotated[int, typer.Option(min=1, help="Of --scores: people that each of those decides about.")] = 200,
     out: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
     site: Annotated[Path, typer.Option(help="The folder of the report.")] = Path("site"),
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -89,7 +93,8 @@ def compare(
 
     Policies are trained on the log's first half and evaluated on the second. Without --log one is made, whose truth is
     known and stands beside the estimates. With --scores the file holds scored people instead, and what is compared are
-    thresholds under a limit on the difference between groups' acceptance rates.
+    thresholds under a limit on the difference between groups' acceptance rates: found beforehand, and learned online
+    from one cohort after the other.
     """
     if log is not None and scores is not None:
         raise LabError("--log and --scores: compare one of the two")
@@ -98,8 +103,8 @@ def compare(
             whose = "logs; leave out --scores" if scores is not None else _WHOSE[option in OF_SCORES]
             raise LabError(f"--{option.replace('_', '-')} is for {whose}")
     if scores is not None:
-        wanted = None if groups is None else [part.strip() for part in groups.split(",") if part.strip()]
-        _thresholds(ctx, scores, (score, group, outcome, wanted), (tolerance, gain, loss), split, out, site, json)
+        columns, terms = (score, group, outcome, groups), (tolerance, gain, loss)
+        _thresholds(ctx, scores, columns, terms, split, (rounds, cohort, seed), out, site, json)
         return
     from heedful.bandits.commands import measuring, options, page
 
@@ -160,38 +165,47 @@ def compare(
 
 def _thresholds(
     ctx: typer.Context, path: Path, columns: tuple[Any, ...], terms: tuple[float, float, float], split: str,
-    out: Path, site: Path, json: bool,
+    learning: tuple[int, int, int], out: Path, site: Path, json: bool,
 ) -> None:  # fmt: skip
-    """``--scores``: thresholds found on the first part of the people, measured on the rest."""
-    from heedful.bandits.commands import options, page, scores
+    """``--scores``: thresholds found on the first part of the people, and learned online, measured on the rest."""
+    from heedful.bandits.commands import online, options, page, scores
 
-    share = options.read_share(split)
+    score, group, outcome, groups = columns
+    share, wanted = options.read_share(split), options.read_names("--groups", groups)
     comparing.check_writable("bandits", out, site)
-    people, asked = scores.read_people(path, *columns), scores.Terms(*terms)
+    people = scores.read_people(path, score, group, outcome, wanted)
+    asked, plan = scores.Terms(*terms), online.Plan(*learning)
     before, measured = scores.check_parts(people, int(len(people.scores) * share))
-    rows = scores.rows(before, measured, asked)
+    title = f"{path.name}: {len(measured.scores):,} of {len(people.scores):,} people measured"
+    tables = [page.thresholds(title, asked, share, scores.rows(before, measured, asked))]
+    drawn = page.threshold_figures(tables[0], asked.tolerance)
     missing = float((people.outcomes != people.outcomes).mean())
     if missing:
         console.notice(
             f"notice: {100 * missing:.1f} % of outcomes were never observed; rewards are of the others, which says "
             "little about people whom an earlier rule turned away"
         )
-    note = (
-        f"Thresholds were found on the first {100 * share:g} % of people and measured on the rest; a score of at least "
-        f"the threshold is accepted. reward: per person whose outcome is known, {asked.gain:g} for an accepted 1 and "
-        f"-{asked.loss:g} for an accepted 0. gap: the largest difference between two groups' acceptance rates, which "
-        f"parity keeps within {asked.tolerance:g} where it was found. never observed: of those accepted. []: the 95 % "
-        "interval, by moving-block bootstrap."
-    )
-    title = f"{path.name}: {len(measured.scores):,} of {len(people.scores):,} people measured"
-    table = page.thresholds(title, note, rows)
+    if len(people.labels) == 2:
+        try:
+            with console.Progress(f"learning from {plan.rounds:,} cohorts") as bar:
+                found, course = online.rows(before, measured, asked, plan, bar)
+        except KeyboardInterrupt:
+            console.notice("interrupted; nothing is stored")
+            raise typer.Exit(130) from None
+        tables.append(page.learned(asked, plan, found))
+        drawn.append(page.course(course))
+    else:
+        console.notice(
+            f"notice: there are {len(people.labels)} groups; learning online compares two, named with --groups"
+        )
+    again, facts = comparing.command_line(ctx, "compare bandits"), {"scores": str(path), "seed": str(plan.seed)}
+    heading, frames = f"Thresholds on {path.name}", {table.title: table.frame for table in tables}
     if not json:
-        table.show()
-    again, facts = comparing.command_line(ctx, "compare bandits"), {"scores": str(path)}
-    drawn, heading = page.threshold_figures(table, asked.tolerance), f"Thresholds on {path.name}"
-    where = comparing.publish("bandits", heading, again, {title: table.frame}, drawn, facts, out, site)
+        for table in tables:
+            table.show()
+    where = comparing.publish("bandits", heading, again, frames, drawn, facts, out, site)
     if json:
-        shown = {title: {"note": table.note, "rows": table.rows}}
+        shown = {table.title: {"note": table.note, "rows": table.rows} for table in tables}
         console.show_json({"title": heading, "facts": facts, "tables": shown, "report": str(where)})
     else:
         print(f"report: {where}")
@@ -199,7 +213,7 @@ def _thresholds(
 
 def _log(path: Path | None, named: tuple[Any, ...], seed: int) -> Log:
     """The log that was asked for, else the made one."""
-    from heedful.bandits.commands import logs, made
+    from heedful.bandits.commands import logs, made, options
 
     if path is None:
         return made.payments(seed)
@@ -207,7 +221,7 @@ def _log(path: Path | None, named: tuple[Any, ...], seed: int) -> Log:
     table = logs.read_table(path, "--log")
     if propensity is None and "propensity" in table.columns:
         propensity = "propensity"
-    context = None if names is None else tuple(part.strip() for part in names.split(",") if part.strip())
+    context = options.read_names("--context", names)
     asked = logs.Columns(context, action, reward, propensity, available, position, time)
     return logs.from_table(table, asked, f"--log {path}", path.name)
 

@@ -129,6 +129,9 @@ def from_table(table: pl.DataFrame, columns: Columns, where: str, name: str) -> 
         if table[columns.time].null_count():
             raise LabError(f"{where}: {columns.time!r} is missing in row {_first(table[columns.time].is_null())}")
         table = table.sort(columns.time, maintain_order=True)
+    told = (columns.action, columns.reward, columns.propensity)
+    if leaks := [each for each in columns.context or () if each in told]:
+        raise LabError(f"{where}: {leaks[0]!r} cannot be a context: it is not there before the decision")
     context = columns.context or tuple(
         name for name, dtype in table.schema.items() if name not in named and not _unusable(dtype)
     )
@@ -177,8 +180,10 @@ def _natural(label: str) -> tuple[int, float, str]:
 
 
 def texts(table: pl.DataFrame, column: str, where: str) -> list[str]:
-    """A column as text. Raises LabError for a row where it is missing."""
+    """A column as text. Raises LabError for a type that is none, and for a row where it is missing."""
     values = table[column]
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
+        raise LabError(f"{where}: {column!r} must hold text or numbers, holds {values.dtype}")
     if values.null_count():
         raise LabError(f"{where}: {column!r} is missing in row {_first(values.is_null())}")
     return values.cast(pl.String).to_list()
@@ -203,7 +208,8 @@ def _available(table: pl.DataFrame, column: str, where: str) -> list[list[str]]:
         raise LabError(
             f"{where}: {column!r} must hold lists of actions, or text with {ACTIONS_SEPARATOR!r} between them"
         )
-    sets = [[str(each).strip() for each in row or () if str(each).strip()] for row in values.to_list()]
+    rows = values.cast(pl.List(pl.String)).to_list()  # as the actions themselves are made text
+    sets = [[each.strip() for each in row or () if each and each.strip()] for row in rows]
     for row, some in enumerate(sets):
         if not some:
             raise LabError(f"{where}: {column!r} has no action in row {row}")
@@ -212,7 +218,7 @@ def _available(table: pl.DataFrame, column: str, where: str) -> list[list[str]]:
 
 def _unusable(dtype: pl.DataType) -> bool:
     """Whether a column of that type says nothing that could be learned from as it stands."""
-    return dtype.is_temporal() or dtype.is_nested()
+    return dtype.is_temporal() or dtype.is_nested() or dtype == pl.Binary
 
 
 def _contexts(frame: pl.DataFrame, where: str, position: str | None) -> pl.DataFrame:

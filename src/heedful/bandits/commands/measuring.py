@@ -280,7 +280,8 @@ def rows(outcomes: Sequence[Outcome], work: Work, intervals: Intervals) -> list[
         enough = True
         if out.weighed is not None and (telling := int((unusual & out.weighed).sum())) < LEAST_TELLING:
             enough = False
-            problems.append(f"{telling} rows whose reward is not {values[counts.argmax()]:g} bear on it")
+            usual = f"{values[counts.argmax()]:g}"
+            problems.append(f"rows that bear on it and whose reward is not {usual}: {telling}")
         for name in ("dr", "snips", "ips", "direct", "replay"):
             told = enough or name == "direct"
             row |= _spread(name, out.estimates.get(name), intervals if told else None)

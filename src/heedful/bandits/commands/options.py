@@ -108,6 +108,11 @@ def read_estimators(text: str | None, weighted: bool) -> tuple[str, ...]:
     return tuple(name for name in ESTIMATORS if name in names)
 
 
+def read_names(option: str, text: str | None) -> tuple[str, ...] | None:
+    """The names in a comma-separated list; None if there is none. Raises LabError for an empty one."""
+    return None if text is None else _distinct(option, _parts(text))
+
+
 def read_share(text: str) -> float:
     """The share in ``--split``: ``50%`` or ``0.5``. Raises LabError unless it lies in (0, 1)."""
     number, percent = (text[:-1], 100.0) if text.endswith("%") else (text, 1.0)

@@ -10,6 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from heedful.bandits.commands.online import BEST, POINTS, SEEDS, Plan
+from heedful.bandits.commands.scores import Terms
 from heedful.bandits.off_policy import LEAST_ESS, MOST_UNCOVERED
 from heedful.lab import console, text
 from heedful.lab.console import Column
@@ -173,8 +175,8 @@ def _support(carried: pl.DataFrame) -> Figure:
     )
 
 
-def thresholds(title: str, note: str, rows: Sequence[Row]) -> Table:
-    """The table of thresholds."""
+def thresholds(title: str, terms: Terms, share: float, rows: Sequence[Row]) -> Table:
+    """The table of thresholds that were found on the first ``share`` of the people."""
     groups = [name for name in rows[0] if name.startswith("accepted ")]
     columns = [
         Column("policy"), Column("threshold", align="right"), Column("reward", align="right"),
@@ -183,7 +185,64 @@ def thresholds(title: str, note: str, rows: Sequence[Row]) -> Table:
         *(Column(name, f"{name.removeprefix('accepted ')} %", align="right") for name in groups),
         Column("unobserved", "never observed %", align="right"),
     ]  # fmt: skip
+    note = (
+        f"Thresholds were found on the first {100 * share:g} % of people and measured on the rest; a score of at least "
+        f"the threshold is accepted. reward: per person whose outcome is known, {terms.gain:g} for an accepted 1 and "
+        f"-{terms.loss:g} for an accepted 0. gap: the largest difference between two groups' acceptance rates, which "
+        f"parity keeps within {terms.tolerance:g} where it was found. never observed: of those accepted. []: the 95 % "
+        "interval, by moving-block bootstrap."
+    )
     return Table(title, note, rows, columns, _printed_threshold)
+
+
+def learned(terms: Terms, plan: Plan, rows: Sequence[Row]) -> Table:
+    """The table of what learned its threshold online."""
+    columns = [
+        Column("policy"), Column("threshold", align="right"), Column("reward", align="right"),
+        Column("late_reward", "last fifth", align="right"), Column("late_gap", "gap %, last fifth", align="right"),
+        Column("violation", "over tolerance %", align="right"),
+    ]  # fmt: skip
+    note = (
+        f"Nothing is known at first: in each of {plan.rounds:,} rounds one of {POINTS} thresholds, quantiles of the "
+        f"first part's scores, is played for {plan.cohort:,} people drawn with replacement from the measured ones, and "
+        "only what it brought is told; the population does not answer. threshold: the one played most in the last "
+        "fifth. reward, gap: of the people as a whole under what was played. over tolerance: by how much the gap "
+        f"exceeded {terms.tolerance:g}, a round. {BEST}: the best of these thresholds within the tolerance, known "
+        f"beforehand. []: the 95 % interval over {SEEDS} seeds."
+    )
+    return Table("Learning the threshold online", note, rows, columns, _printed_learned)
+
+
+def _printed_learned(row: Row) -> dict[str, str]:
+    percent = {
+        f"{name}{end}": None if row[f"{name}{end}"] is None else 100 * row[f"{name}{end}"]
+        for name in ("late_gap", "violation") for end in ("", "_low", "_high")
+    }  # fmt: skip
+    return {
+        "policy": row["policy"],
+        "threshold": f"{row['threshold']:.4g}",
+        "reward": spread(row, "reward"),
+        "late_reward": spread(row, "late_reward"),
+        "late_gap": spread(percent, "late_gap", places=1),
+        "violation": spread(percent, "violation", places=2),
+    }
+
+
+def course(rows: Sequence[Row]) -> Figure:
+    """How learning went, round by round."""
+    import altair as alt
+
+    data = pl.DataFrame(list(rows))
+    base = alt.Chart(data).mark_line().encode(
+        x=alt.X("round:Q"), color=alt.Color("policy:N", title=None, scale=alt.Scale(range=list(COLORS))),
+        tooltip=list(data.columns),
+    )  # fmt: skip
+    parts = [
+        base.encode(y=alt.Y("reward:Q", title="reward per person so far", scale=alt.Scale(zero=False))),
+        base.encode(y=alt.Y("violation:Q", title="violation so far")),
+    ]
+    chart = alt.hconcat(*(part.properties(width=300, height=220) for part in parts))
+    return Figure("Learning the threshold online", chart, data, "Means over seeds; violation is summed over rounds.")
 
 
 def _printed_threshold(row: Row) -> dict[str, str]:

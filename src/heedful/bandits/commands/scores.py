@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from heedful.bandits.commands.logs import Floats, check_columns, numbers, read_table, texts
@@ -20,6 +21,8 @@ from heedful.lab.errors import LabError
 
 GRID = 99
 """Thresholds that are tried: so many quantiles of the scores."""
+LEAST_PEOPLE = 50
+"""In each part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +62,9 @@ class People:
         paid = np.where(self.outcomes[known] == 1, terms.gain, -terms.loss)
         return np.where(self.scores[known] >= threshold, paid, 0.0)
 
-    def candidates(self) -> Floats:
-        """Thresholds to try: quantiles of the scores."""
-        return np.unique(np.quantile(self.scores, np.linspace(0, 1, GRID + 2)[1:-1]))
+    def candidates(self, number: int = GRID) -> Floats:
+        """Thresholds to try: so many quantiles of the scores, fewer where they tie."""
+        return np.unique(np.quantile(self.scores, np.linspace(0, 1, number + 2)[1:-1]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Terms:
 
     Attributes:
         tolerance: by how much groups' acceptance rates may differ, in [0, 1].
-        gain: what an accepted person with outcome 1 brings, above 0.
+        gain: what an accepted person with outcome 1 brings, at least 0.
         loss: what one with outcome 0 costs, at least 0.
     """
 
@@ -110,7 +113,7 @@ def read_people(path: Path, score: str, group: str, outcome: str, wanted: Sequen
     """Scored people from a CSV or Parquet file; ``wanted``: the groups that are meant, None for all that appear.
 
     Raises LabError for missing columns, scores that are no numbers, outcomes other than 0, 1 and null, fewer than two
-    groups, and a group that never appears.
+    groups, and a group that never appears. NaN is a missing outcome.
     """
     where = f"--scores {path}"
     table = read_table(path, "--scores")
@@ -124,6 +127,8 @@ def read_people(path: Path, score: str, group: str, outcome: str, wanted: Sequen
         raise LabError(f"{where}: {group!r} holds one group, {labels[0]!r}; rates of one cannot differ")
     kept = np.array([name in labels for name in names])
     scores = numbers(table, score, where)[kept]
+    if table[outcome].dtype.is_float():
+        table = table.with_columns(pl.col(outcome).fill_nan(None))
     observed = table[outcome].is_not_null().to_numpy()
     outcomes = np.full(table.height, np.nan)
     outcomes[observed] = numbers(table.filter(observed), outcome, where)
@@ -142,7 +147,7 @@ def _some(names: Sequence[str]) -> str:
 def check_parts(people: People, cut: int) -> tuple[People, People]:
     """The people that thresholds are found on, and those that they are measured on.
 
-    Raises LabError if one of the parts lacks a group, or outcomes.
+    Raises LabError if one of the parts lacks a group, or outcomes, or has fewer than 50 people.
     """
     parts = people.part(0, cut), people.part(cut, len(people.scores))
     for part, what in zip(parts, ("that thresholds are found on", "that is measured")):
@@ -151,6 +156,8 @@ def check_parts(people: People, cut: int) -> tuple[People, People]:
                 raise LabError(f"--split: group {label!r} does not appear in the part {what}")
         if np.isnan(part.outcomes).all():
             raise LabError(f"--split: no outcome was observed in the part {what}")
+        if len(part.scores) < LEAST_PEOPLE:
+            raise LabError(f"--split: the part {what} has {len(part.scores)} people; it needs {LEAST_PEOPLE}")
     return parts
 
 
@@ -160,6 +167,8 @@ def rows(before: People, measured: People, terms: Terms) -> list[dict[str, Any]]
     n = len(measured.scores)
     known = ~np.isnan(measured.outcomes)
     for name, rule in RULES.items():
+        if rule is fixed and not ((before.scores >= 0) & (before.scores <= 1)).all():
+            continue  # one half says nothing of scores on another scale
         threshold = float(rule(before, terms))
         rates, accepted = measured.rates(threshold), measured.scores >= threshold
         rewards = np.zeros(n)
