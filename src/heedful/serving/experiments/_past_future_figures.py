@@ -84,8 +84,12 @@ def _goodput(service: pl.DataFrame) -> Figure:
         .properties(width=230, height=230)
         .resolve_scale(x="independent", y="independent")
     )
-    table = data.with_columns(pl.col("goodput").round(0)).pivot(
-        "load", index=["workload", "scheduler"], values="goodput"
+    names = [name for name, _ in SHOWN.values()]
+    table = (
+        data.with_columns(pl.col("goodput").round(0).cast(pl.Int64), pl.col("load").cast(pl.Int64).alias("clients"))
+        .sort("workload", "clients")
+        .pivot("scheduler", index=["workload", "clients"], values="goodput")
+        .select("workload", "clients", *(name for name in names if name in data["scheduler"]))
     )
     return Figure(
         "Goodput against load",
@@ -143,7 +147,7 @@ def _patience(patient: pl.DataFrame) -> Figure:
     )
     table = (
         patient.group_by("method", "patience")
-        .agg((100 * pl.col("patient_share").mean()).round(1))
+        .agg((pl.col("patient_share").mean() * 100).round(1))
         .with_columns(pl.format("{} s", pl.col("patience").cast(pl.Int64)).alias("patience"))
         .pivot("patience", index="method", values="patient_share", sort_columns=False)
     )
@@ -206,14 +210,14 @@ def _logs(logs: pl.DataFrame) -> Figure:
         .properties(width=300, height=180)
         .resolve_scale(x="independent")
     )
-    shown = data.with_columns(
+    shown = data.sort("workload", "cap_factor", "factor").with_columns(
         pl.format("speed x {}", "factor").alias("at"),
         pl.format("{} / {}", (100 * pl.col("met")).round(1), pl.col("ttft").round(1)).alias("cell"),
     )
     return Figure(
         "Real logs",
         chart,
-        shown.pivot("at", index=["workload", "cap_factor", "method"], values="cell"),
+        _named(shown).pivot("at", index=["workload", "cap_factor", "scheduler"], values="cell"),
         "Share of requests within limits in % / 99th percentile of the time to the first token in s; speeds are "
         "relative to the largest one that the oracle sustains.",
     )
