@@ -79,7 +79,7 @@ def service(run: Run, limits: Limits, window: tuple[float, float] | None = None)
 
     >>> import numpy as np
     >>> from heedful.serving import Conservative, Simulator, distribution_3
-    >>> run = Simulator(120_000).run(Conservative(), distribution_3(200, np.random.default_rng(0)), clients=20)
+    >>> run = Simulator(120_000).run(Conservative(), distribution_3(200, np.random.default_rng(0)), clients=10)
     >>> service(run, Limits()).sustained
     True
     """
