@@ -100,7 +100,7 @@ def _goodput(service: pl.DataFrame) -> Figure:
 
 
 def _areas(summaries: pl.DataFrame) -> Figure:
-    order = summaries.group_by("method").agg(pl.col("goodput_share").mean()).sort("goodput_share", descending=True)
+    order = summaries.group_by("method").agg(pl.col("goodput_share").mean()).sort("goodput_share", "method", descending=[True, False])
     data = summaries.group_by("workload", "method").agg(
         pl.col("goodput_share").mean(), pl.col("area_whole").mean(), pl.col("sustained").mean()
     )
