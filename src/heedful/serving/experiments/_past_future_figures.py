@@ -100,7 +100,11 @@ def _goodput(service: pl.DataFrame) -> Figure:
 
 
 def _areas(summaries: pl.DataFrame) -> Figure:
-    order = summaries.group_by("method").agg(pl.col("goodput_share").mean()).sort("goodput_share", "method", descending=[True, False])
+    order = (
+        summaries.group_by("method")
+        .agg(pl.col("goodput_share").mean())
+        .sort("goodput_share", "method", descending=[True, False])
+    )
     data = summaries.group_by("workload", "method").agg(
         pl.col("goodput_share").mean(), pl.col("area_whole").mean(), pl.col("sustained").mean()
     )
@@ -131,14 +135,19 @@ def _patience(patient: pl.DataFrame) -> Figure:
     data = _named(patient.group_by("method", "patience").agg(pl.col("patient_share").mean())).sort("patience")
     chart = (
         alt.Chart(data)
-        .mark_line(point=True)
+        .mark_line(point=True, clip=True)
         .encode(
-            x=alt.X("patience:Q", title="limit on the time to the first token, s", scale=alt.Scale(type="log")),
+            x=alt.X(
+                "patience:Q",
+                title="limit on the time to the first token, s",
+                scale=alt.Scale(type="log", domain=[10, 120]),
+                axis=alt.Axis(values=[10, 30, 60, 120]),
+            ),
             y=alt.Y(
                 "patient_share:Q",
                 title="mean goodput over loads, of the oracle's",
                 axis=alt.Axis(format="%"),
-                scale=alt.Scale(zero=False),
+                scale=alt.Scale(domain=[0.6, 1]),
             ),
             color=_color(),
             tooltip=["method", "patience", alt.Tooltip("patient_share", format=".1%")],
