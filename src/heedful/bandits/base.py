@@ -8,8 +8,9 @@ What a decision is and what feedback is differs between learners: each kind of l
 (:class:`~heedful.bandits.arms.Choice` and :class:`~heedful.bandits.arms.Reward` for one action and one number), of
 which this protocol asks only what :class:`Decision` and :class:`Feedback` say.
 
-Many seeds may advance together: all arrays of a state have a leading axis of ``lanes``, one lane per seed, 1 for a
-learner on its own (one action of several, and thresholds, do). Lanes share their tokens: one decision is a row of decisions, and feedback is a row as well.
+Many seeds may advance together (one action of several, and thresholds, can): all arrays of a state have a leading axis
+of ``lanes``, one lane per seed, 1 for a learner on its own. Lanes share their tokens: one decision is a row of
+decisions, and feedback is a row as well.
 """
 
 from __future__ import annotations
