@@ -335,3 +335,10 @@ def test_piped_progress_is_a_line_now_and_then(capsys):
         "h2o, small: 3 of 40, about 1 min 15 s left, 1 failed",
         "h2o, small: 40 of 40",
     ]
+
+
+def test_a_group_without_a_command_shows_its_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["serving"])
+    printed = capsys.readouterr()
+    assert end.value.code == 2 and "calibrate" in printed.out and not printed.err

@@ -273,6 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = app(arguments, prog_name="heedful", standalone_mode=False)
     except _BadUsage as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())  # type: ignore[attr-defined]
+            sys.exit(2)
         sys.exit(_complain(error.format_message(), _hint(error), 2, debug))  # type: ignore[attr-defined]
     except ValueError as error:  # LabError, and what a room says about a parameter that is out of its range
         sys.exit(_complain(str(error), "", 2, debug))

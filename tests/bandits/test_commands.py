@@ -281,6 +281,13 @@ def test_scores_on_another_scale_in_three_groups_with_nan_for_the_unobserved(com
     assert 300 < found["rows"][0]["threshold"] < 850
 
 
+def test_rounded_propensities_are_not_taken_for_wrong_ones(compare: Any, tmp_path: Path) -> None:
+    a_log(400).with_columns(propensity=pl.lit(0.333333)).write_csv(tmp_path / "thirds.csv")
+    assert "do not fit the log" not in compare("--log", "thirds.csv", "--policies", "uniform")[2]
+    a_log(400).with_columns(propensity=pl.lit(0.3)).write_csv(tmp_path / "wrong.csv")
+    assert "do not fit the log" in compare("--log", "wrong.csv", "--policies", "uniform")[2]
+
+
 LOG, PEOPLE = ("--log", "a.csv"), ("--scores", "p.csv")
 REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no log": (("--log", "none.csv"), ("--log none.csv: No such file",)),
@@ -297,6 +304,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing action": (("--log", "null.csv"), ("'action' is missing in row 3",)),
     "no action there": (("--log", "empty.csv", "--actions-column", "there"), ("'there' has no action in row 3",)),
     "not among them": (("--log", "other.csv", "--actions-column", "there"), ("row 3 did", "not in its 'there'")),
+    "text as time": ((*LOG, "--time", "shop"), ("'shop' holds neither dates like 2024-11-15 13:00 nor numbers",)),
     "text as reward": ((*LOG, "--reward", "shop"), ("'shop' must hold numbers",)),
     "no such policy": ((*LOG, "--policies", "greedi"), ("--policies 'greedi': is not known; there are: uniform",)),
     "bad parameter": ((*LOG, "--policies", "squarecb:gamma=-1"), ("gamma=-1", "must be a number in [0, inf)")),

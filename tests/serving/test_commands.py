@@ -106,9 +106,27 @@ def test_bad_rows_are_refused_with_their_line_or_counted(heedful, log):
     assert status == 0 and "1 malformed rows left out, the first: line 202" in " ".join(out.split())
 
 
+def test_all_figures_of_a_short_log_are_of_whole_runs(heedful, log):
+    """Without cold start and end too little would be left under some loads; then nothing is left out under any."""
+    words = ("--speed", "0.5,20", "--capacity", "3000", "--schedulers", "conservative", "--no-search", "--json")
+    _, out, _ = heedful("compare", "serving", "--trace", log, *words)
+    (table,) = json.loads(out)["tables"].values()
+    assert {row["measured_requests"] for row in table["rows"]} == {200}
+    assert all(row["goodput"] == row["goodput_whole"] and row["met"] == row["met_whole"] for row in table["rows"])
+    assert "too few requests would be left" in table["note"]
+
+
+def test_the_page_says_what_columns_mean_and_how_to_do_it_again(heedful, tmp_path, log):
+    heedful("compare", "serving", "--trace", log, *FEW, "--speed", "1", "--no-search")
+    (stored,), _ = read_comparisons(tmp_path / "runs")
+    assert stored.command.endswith("--no-search") and "Loads are times the speed" in stored.facts["note 1"]
+    assert heedful(*stored.command.split()[1:], "--json")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--page", "30000", "--capacity", "20000"), "page=30000: must be at most the capacity, 20000"),
         (("--schedulers", "past-futur"), "unknown scheduler 'past-futur'; did you mean 'past-future'?"),
         (("--schedulers", "past-future:rho=2"), "rho=2.0: must lie in [0, 1)"),
         (("--clients", "0"), "--clients '0'"),
@@ -161,6 +179,7 @@ def test_constants_are_fitted_written_and_used(heedful, tmp_path, log):
     [
         ("running,occupied,seconds\n1,1,1\n", "no column 'prefill_tokens'; it has: running, occupied, seconds"),
         ("running,occupied,prefill_tokens,seconds\n1,x,1,1\n", "row 1: occupied is 'x', not a number"),
+        ("running,occupied,prefill_tokens,seconds\n1,1,1,1\n1,1,1,one\n", "row 2: seconds is 'one', not a number"),
         ("running,occupied,prefill_tokens,seconds\n1,1,1,1\n", "1 steps: at least 10 are needed"),
     ],
 )

@@ -6,7 +6,7 @@ Kept apart from :mod:`heedful.lab` itself because publishing needs the report's 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,9 @@ def command_line(context: typer.Context, command: str) -> str:
     words = ["heedful", *command.split()]
     for name, value in context.params.items():
         if given(context, name) and name not in _WHERE:
-            words.append("--" + name.replace("_", "-"))
-            words.extend([] if value is True else [str(value)])
+            option = name.replace("_", "-")
+            words.extend([f"--no-{option}"] if value is False else [f"--{option}"])
+            words.extend([] if isinstance(value, bool) else [str(value)])
     return shlex.join(words)
 
 
@@ -56,6 +57,7 @@ def publish(
     facts: Mapping[str, str],
     out: Path,
     site: Path,
+    notes: Iterable[str] = (),
 ) -> Path:
     """Stores what was compared below ``out``, writes the site anew, and returns the comparison's page.
 
@@ -68,6 +70,7 @@ def publish(
         facts: what a reader should know beside; the machine and the versions are added.
         out: the folder of runs.
         site: the folder of the report.
+        notes: what tables mean, and warnings about them.
 
     Raises OSError or LabError if one of them cannot be written.
     """
@@ -75,7 +78,8 @@ def publish(
     from heedful.lab.report.site import write_site
 
     where = {name: str(value) for name, value in {**machine(), **versions()}.items() if name != "heedful"}
-    stored = write_comparison(out, room, title, command, tables, figures, facts={**facts, **where})
+    said = {f"note {number}": note for number, note in enumerate(notes, 1)}
+    stored = write_comparison(out, room, title, command, tables, figures, facts={**said, **facts, **where})
     index = write_site(discover.catalog(), out, site).index
     page = index.parent / "comparisons" / f"{room}-{stored.name}.html"
     return page if page.is_file() else index

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from heedful.serving.base import EMPTY, Batch, Scheduler
     from heedful.serving.baselines import Aggressive, Conservative, Oracle, PeakWithCap, PeakWithMean
     from heedful.serving.history import History
+    from heedful.serving.logs import Columns, Log, read_log
     from heedful.serving.past_future import PastFuture
     from heedful.serving.peak import future_peak
     from heedful.serving.simulator import Run, Simulator
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 _HOME = {
     "Aggressive": "baselines",
     "Batch": "base",
+    "Columns": "logs",
     "Conservative": "baselines",
     "EMPTY": "base",
     "Fit": "step_time",
     "History": "history",
+    "Log": "logs",
     "Oracle": "baselines",
     "PastFuture": "past_future",
     "PeakWithCap": "baselines",
@@ -46,6 +49,7 @@ _HOME = {
     "distribution_3": "workloads",
     "fit": "step_time",
     "future_peak": "peak",
+    "read_log": "logs",
     "shifted": "workloads",
     "uniform": "workloads",
 }
@@ -54,9 +58,11 @@ __all__ = [
     "EMPTY",
     "Aggressive",
     "Batch",
+    "Columns",
     "Conservative",
     "Fit",
     "History",
+    "Log",
     "Oracle",
     "PastFuture",
     "PeakWithCap",
@@ -71,6 +77,7 @@ __all__ = [
     "distribution_3",
     "fit",
     "future_peak",
+    "read_log",
     "shifted",
     "uniform",
 ]

@@ -30,6 +30,20 @@ class Outcome:
     settled: Service
     whole: Service
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough is left without start and end: at least :data:`ENOUGH` requests."""
+        return self.settled != self.whole and self.settled.requests >= ENOUGH
+
+    @property
+    def judged(self) -> Service:
+        """How they were served without start and end, or over the whole run if too little is left."""
+        return self.settled if self.is_settled else self.whole
+
+
+ENOUGH = 50
+"""Requests that a share of 99 % can be said of."""
+
 
 def under(
     simulator: Simulator,
@@ -42,13 +56,14 @@ def under(
 ) -> Outcome:
     """Serves the requests under a load: in a closed loop the number of clients, in an open one the speed of arrivals.
 
-    Twice the ``window`` of completions, or two thirds of all requests if that is less, are left out as the cold start.
+    Twice the ``window`` of completions are left out as the cold start; a third of them if there are fewer than three
+    windows of requests.
     """
     if workload.arrival is None:
         run = simulator.run(scheduler, workload, clients=int(load), window=window, seed=seed)
     else:
         run = simulator.run(scheduler, workload.faster(load), window=window, seed=seed)
-    cold = min(2 * window, 2 * len(workload) // 3)
+    cold = 2 * window if len(workload) >= 3 * window else len(workload) // 3
     return Outcome(load, run, service(run, limits, settled(run, cold)), service(run, limits))
 
 
@@ -64,7 +79,7 @@ def saturation(simulator: Simulator, workload: Workload, limits: Limits) -> floa
         return max(simulator.capacity / mean, 1.0)
 
     def enough(speed: float) -> bool:
-        return under(simulator, Oracle(), workload, speed, limits).settled.sustained
+        return under(simulator, Oracle(), workload, speed, limits).judged.sustained
 
     low, high = 1.0, 1.0
     while enough(high) and high < 2.0**20:
@@ -81,7 +96,7 @@ def sustained(outcomes: list[Outcome]) -> float | None:
     """The largest load that is sustained, as are all smaller ones; None if the smallest is not."""
     best = None
     for outcome in sorted(outcomes, key=lambda outcome: outcome.load):
-        if not outcome.settled.sustained:
+        if not outcome.judged.sustained:
             break
         best = outcome.load
     return best
@@ -124,7 +139,7 @@ def smallest_capacity(
     def enough(capacity: int) -> bool:
         if tried is not None:
             tried(capacity)
-        return under(replace(simulator, capacity=capacity), scheduler, workload, load, limits, window).settled.sustained
+        return under(replace(simulator, capacity=capacity), scheduler, workload, load, limits, window).judged.sustained
 
     high = max(simulator.capacity, least)
     while not enough(high):

@@ -116,6 +116,8 @@ class Simulator:
         for name in ("capacity", "page", "interval", "max_running", "prefill_tokens"):
             if not 1 <= getattr(self, name) < 2**31:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in [1, 2**31)")
+        if self.page > self.capacity:
+            raise ValueError(f"page={self.page}: must be at most the capacity, {self.capacity}")
         if not 0 <= self.chunk < 2**31:
             raise ValueError(f"chunk={self.chunk}: must be at least 1, or 0 for prefills that stand alone")
 

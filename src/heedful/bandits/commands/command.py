@@ -149,13 +149,15 @@ def compare(
     )  # fmt: skip
     facts = {"log": str(log or whole.name), "rows": f"{len(before)} + {len(measured)}", "seed": str(seed)}
     facts["duration"] = text.duration(clock.monotonic() - began)
-    console.warn_of(_problems(rows, work, estimate_propensity))
+    problems = list(_problems(rows, work, estimate_propensity))
+    console.warn_of(problems)
     if not json:
         table.show()
     title = f"Policies on {whole.name}"
     again = comparing.command_line(ctx, "compare bandits")
     drawn = page.figures(table, logged, names)
-    where = comparing.publish("bandits", title, again, {table.title: table.frame}, drawn, facts, out, site)
+    notes = [table.note, *(f"warning: {problem}" for problem in problems)]
+    where = comparing.publish("bandits", title, again, {table.title: table.frame}, drawn, facts, out, site, notes)
     if json:
         shown = {table.title: {"note": table.note, "rows": table.rows}}
         console.show_json({"title": title, "facts": facts, "tables": shown, "report": str(where)})
@@ -203,7 +205,8 @@ def _thresholds(
     if not json:
         for table in tables:
             table.show()
-    where = comparing.publish("bandits", heading, again, frames, drawn, facts, out, site)
+    notes = [table.note for table in tables]
+    where = comparing.publish("bandits", heading, again, frames, drawn, facts, out, site, notes)
     if json:
         shown = {table.title: {"note": table.note, "rows": table.rows} for table in tables}
         console.show_json({"title": heading, "facts": facts, "tables": shown, "report": str(where)})

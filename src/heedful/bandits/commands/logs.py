@@ -128,6 +128,13 @@ def from_table(table: pl.DataFrame, columns: Columns, where: str, name: str) -> 
     if columns.time is not None:
         if table[columns.time].null_count():
             raise LabError(f"{where}: {columns.time!r} is missing in row {_first(table[columns.time].is_null())}")
+        kind = table[columns.time].dtype
+        if not (kind.is_temporal() or kind.is_numeric()):
+            first = str(table[columns.time][0])
+            raise LabError(
+                f"{where}: {columns.time!r} holds neither dates like 2024-11-15 13:00 nor numbers in every row; it "
+                f"begins with {first!r}"
+            )
         table = table.sort(columns.time, maintain_order=True)
     told = (columns.action, columns.reward, columns.propensity)
     if leaks := [each for each in columns.context or () if each in told]:

@@ -344,7 +344,7 @@ def odd_propensities(work: Work) -> str:
     n = len(work.measured)
     weights = 1.0 / (np.broadcast_to(work.feasible, (n, work.feasible.shape[1])).sum(axis=1) * work.propensities)
     error = float(weights.std(ddof=1)) / np.sqrt(n)
-    if abs(weights.mean() - expected) <= 4 * error + 1e-9:
+    if abs(weights.mean() - expected) <= 4 * error + 2e-3 * expected:
         return ""
     return (
         "the stated propensities do not fit the log: weights of the uniform policy have mean "

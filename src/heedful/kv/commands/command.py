@@ -104,7 +104,7 @@ def compare(
     again = comparing.command_line(context, "compare kv")
     figures = [figure for table in tables for figure in page.figures(table)] + pictures
     frames = {table.title: table.frame for table in tables}
-    where = comparing.publish("kv", title, again, frames, figures, facts, out, site)
+    where = comparing.publish("kv", title, again, frames, figures, facts, out, site, [t.note for t in tables])
     if json:
         data = {table.title: {"note": table.note, "rows": table.rows} for table in tables}
         console.show_json({"title": title, "facts": facts, "tables": data, "report": str(where)})

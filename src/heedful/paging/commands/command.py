@@ -94,7 +94,7 @@ def compare(
         table.show()
     title = f"Paging on {split.measured.name}"
     again, tables = comparing.command_line(context, "compare paging"), {table.title: table.frame}
-    where = comparing.publish("paging", title, again, tables, page.figures(table), facts, out, site)
+    where = comparing.publish("paging", title, again, tables, page.figures(table), facts, out, site, [table.note])
     if json:
         shown = {table.title: {"note": table.note, "rows": table.rows}}
         console.show_json({"title": title, "facts": facts, "tables": shown, "report": str(where)})

@@ -51,7 +51,10 @@ def calibrate(
         raise LabError(f"{log}: {error}") from error
     constants = dataclasses.asdict(found.model)
     if out is not None:
-        write_atomic(out, json.dumps(constants, indent=2).encode() + b"\n")
+        try:
+            write_atomic(out, json.dumps(constants, indent=2).encode() + b"\n")
+        except (OSError, ValueError) as error:
+            raise LabError(f"--out {out}: cannot be written") from error
     if as_json:
         facts = {"steps": found.steps, "explained": found.explained, "median_error": found.median_error}
         console.show_json({"constants": constants, **facts})
@@ -89,7 +92,8 @@ def _read(path: Path) -> pl.DataFrame:
     for name in COLUMNS:
         column = frame[name]
         if not column.dtype.is_numeric() or column.null_count():
-            at = next((i for i, value in enumerate(column) if not isinstance(value, int | float)), 0)
+            numbers = column if column.dtype.is_numeric() else column.cast(pl.Float64, strict=False)
+            at = int(numbers.is_null().arg_max() or 0)
             raise LabError(f"{path}: row {at + 1}: {name} is {column[at]!r}, not a number")
     return frame
 

@@ -12,6 +12,7 @@ from heedful.lab import comparing, console, text
 from heedful.lab.errors import LabError
 
 if TYPE_CHECKING:
+    from heedful.serving.commands.measuring import Compared
     from heedful.serving.commands.options import Work
     from heedful.serving.service import Limits
     from heedful.serving.simulator import Simulator
@@ -120,7 +121,7 @@ def compare(
                 closed = requests_of.arrival is None
                 section = Section(
                     _title(each, simulator),
-                    _note(each, simulator, limits, closed, compared.reference),
+                    _note(each, limits, closed, compared),
                     "clients" if closed else "speed of arrivals, times the log's",
                     compared.reference,
                     measuring.summaries(compared),
@@ -139,7 +140,8 @@ def compare(
     again = comparing.command_line(context, "compare serving")
     title = f"Serving {', '.join(each.workload.name for each in work)}"
     tables = {name: table for section in sections for name, table in section.tables.items()}
-    where = comparing.publish("serving", title, again, tables, [figure(s) for s in sections], facts, out, site)
+    drawn, notes = [figure(section) for section in sections], [f"{s.title}: {s.note}" for s in sections]
+    where = comparing.publish("serving", title, again, tables, drawn, facts, out, site, notes)
     if json:
         shown: dict[str, Any] = {
             section.title: {"note": section.note, "summary": section.summaries, "rows": section.rows}
@@ -179,14 +181,20 @@ def _title(work: Work, simulator: Simulator) -> str:
     return f"{work.workload.name}: {len(work.workload):,} requests, {simulator.capacity:,} slots"
 
 
-def _note(work: Work, simulator: Simulator, limits: Limits, closed: bool, reference: float | None) -> str:
+def _note(work: Work, limits: Limits, closed: bool, compared: Compared) -> str:
     """How it was measured, and what the columns mean."""
+    reference = compared.reference
+    part = (
+        "Cold start and end are left out."
+        if not compared.whole
+        else ("Cold start and end are in it: too few requests would be left.")
+    )
     load = "clients that wait for their answers" if closed else "times the speed at which the log arrives"
     slots = "" if reference is None else f" slots for {reference:g}: the smallest cache that sustains that load."
     return (
-        f"{'. '.join(part[0].upper() + part[1:] for part in (*work.notes, 'caps: ' + work.caps))}. Loads are {load}; "
+        f"{'. '.join(each[0].upper() + each[1:] for each in (*work.notes, 'caps: ' + work.caps))}. Loads are {load}; "
         "in their columns goodput in tokens/s, and the share of requests within limits: first token in "
         f"{limits.ttft:g} s, no gap above {limits.mtpot:g} s. sustained: the largest load at which "
         f"{100 * limits.share:g} % are. goodput: mean over loads.{slots} evictions/100: per 100 requests, where most. "
-        "The oracle knows the lengths of answers. Cold start and end are left out."
+        f"The oracle knows the lengths of answers. {part}"
     )

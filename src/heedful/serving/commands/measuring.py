@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from heedful.serving.base import Scheduler
 from heedful.serving.loads import Outcome, area, saturation, smallest_capacity, sustained, under
@@ -31,6 +31,11 @@ class Compared:
     outcomes: Mapping[str, Sequence[Outcome]]
     reference: float | None
     capacity: Mapping[str, int | None]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is of whole runs, because too little would be left without cold start and end."""
+        return all(outcome.settled == outcome.whole for each in self.outcomes.values() for outcome in each)
 
 
 def loads_about(simulator: Simulator, workload: Workload, limits: Limits) -> list[float]:
@@ -75,6 +80,9 @@ def compare(
         for load in loads:
             outcomes[spec].append(under(simulator, scheduler, workload, load, limits, window, seed))
             tick()
+    if not all(outcome.is_settled for each in outcomes.values() for outcome in each):
+        # One window for all: the whole run.
+        outcomes = {spec: [replace(each, settled=each.whole) for each in some] for spec, some in outcomes.items()}
     capacity: dict[str, int | None] = {}
     reference = None
     if search:
@@ -93,6 +101,7 @@ def rows(compared: Compared) -> list[dict[str, float | int | str | bool | None]]
         {
             "scheduler": spec,
             "load": outcome.load,
+            "measured_requests": outcome.settled.requests,
             "goodput": outcome.settled.goodput,
             "throughput": outcome.settled.throughput,
             "met": outcome.settled.met,
