@@ -479,7 +479,7 @@ def test_stats_are_read_from_another_thread_while_the_engine_works(model, work):
         done = threading.Event()
 
         def watch():
-            while not done.is_set():
+            while not done.wait(0.001):
                 seen.append(engine.stats)
 
         watcher = threading.Thread(target=watch)
