@@ -17,7 +17,7 @@ from typing import Any
 import heedful.serving
 from heedful.serving.base import Scheduler
 
-_NOT_SCHEDULERS = ("commands", "data", "experiments", "serve", "server", "transformers_engine", "vllm_engine")
+_NOT_SCHEDULERS = ("commands", "data", "experiments", "server", "transformers_engine", "vllm_engine")
 """Parts of this package that are slow to import, or need what a scheduler does not."""
 
 

@@ -149,7 +149,7 @@ def test_bad_options_are_refused_before_anything_is_loaded(refused, tmp_path):
 
 
 def test_keys_that_others_can_read(tmp_path, capsys):
-    from heedful.serving.serve import _keys
+    from heedful.serving.commands.serve import _keys
 
     path = tmp_path / "keys"
     path.write_text("one\n\n two \n")

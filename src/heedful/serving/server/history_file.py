@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-
-from heedful.lab.files import write_atomic
 
 FORMAT = "heedful-output-lengths-1"
 
@@ -50,4 +49,9 @@ def write(path: Path, lengths: Sequence[int]) -> None:
 
     Raises OSError if it cannot be written.
     """
-    write_atomic(path, json.dumps({"format": FORMAT, "lengths": list(lengths)}).encode())
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps({"format": FORMAT, "lengths": list(lengths)}))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
