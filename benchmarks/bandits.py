@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import venv
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,6 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before scikit-learn
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 from heedful.bandits import (
@@ -46,8 +41,8 @@ from heedful.bandits import (
     names,
 )
 from heedful.bandits.exploring import draw
+from reporting import report
 
-RESULTS = Path(__file__).parent / "results"
 PEERS = ("vowpalwabbit==9.11.9", "mabwiser==2.7.4", "river==0.26.1")
 SIZES = ((10, 20), (100, 20), (10, 100), (100, 100))
 LANES = 64
@@ -308,50 +303,10 @@ def peers_part(seeds: int, length: int) -> list[dict[str, Any]]:
     return rows
 
 
-def processor() -> str:
-    """The CPU's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.machine()
-
-
-def report(title: str, rows: Sequence[Mapping[str, Any]], part: str, quick: bool) -> None:
-    """Prints the rows as a table and, unless ``quick``, writes them to ``results/``."""
-    table = Table(title=title)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if quick:
-        return
-    record = {
-        "command": " ".join(["python", "benchmarks/bandits.py", *sys.argv[1:]]),
-        "title": title,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{processor()}, one core of {os.cpu_count()}, processor time",
-        "load": [round(value, 1) for value in os.getloadavg()],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "scikit-learn")},
-            **dict(peer.split("==") for peer in PEERS if part == "peers"),
-        },
-        "rows": [
-            {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
-            for row in rows
-        ],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"bandits-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _report(title: str, rows: Sequence[Mapping[str, Any]], part: str, quick: bool) -> None:
+    versions = {name: version(name) for name in ("numpy", "numba", "scikit-learn")}
+    peers = dict(peer.split("==") for peer in PEERS if part == "peers")
+    report(title, rows, f"bandits-{part}", versions | peers, quick)
 
 
 def main() -> None:
@@ -370,7 +325,7 @@ def main() -> None:
     }
     for part, (title, work) in parts.items():
         if given.part in (None, part):
-            report(title, work(), part, given.quick)
+            _report(title, work(), part, given.quick)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import venv
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,16 +26,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before scikit-learn
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from heedful.paging import LearnedBits, Trace, flipped, lfd, read_trace, true_bits
 from heedful.paging.algorithms import make
 from heedful.paging.learned import features
 from heedful.paging.traces import RECORD
 from heedful.paging.work import zipf_with_scans
+from reporting import report
 
-RESULTS = Path(__file__).parent / "results"
 PEER = "libcachesim==0.3.5"
 PEERS = {"lru": "LRU", "fifo": "FIFO", "opt": "Belady"}
 ALGORITHMS = (
@@ -184,52 +179,9 @@ def predicting(trace: Trace, k: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def processor() -> str:
-    """The CPU's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def report(title: str, rows: Sequence[Mapping[str, Any]], part: str, quick: bool) -> None:
-    """Prints the rows as a table and, unless ``quick``, writes them to ``results/``."""
-    table = Table(title=title)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    if quick:
-        return
-    record = {
-        "command": " ".join(["python", "benchmarks/paging.py", *sys.argv[1:]]),
-        "title": title,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{processor()}, one core of {os.cpu_count()}, processor time",
-        "load": [round(value, 1) for value in os.getloadavg()],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "scikit-learn")},
-            "libcachesim": PEER.partition("==")[2],
-        },
-        "rows": [
-            {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
-            for row in rows
-        ],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"paging-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _report(title: str, rows: Sequence[Mapping[str, Any]], part: str, quick: bool) -> None:
+    versions = {name: version(name) for name in ("numpy", "numba", "scikit-learn")}
+    report(title, rows, f"paging-{part}", versions | {"libcachesim": PEER.partition("==")[2]}, quick)
 
 
 def main() -> None:
@@ -246,9 +198,9 @@ def main() -> None:
     if given.trace:
         traces.append(read_trace(given.trace, given.column))
     timed = [row for trace in traces for row in speeds(trace, given.k, rounds)]
-    report(f"Requests per second at k = {given.k}", timed, "speed", given.quick)
+    _report(f"Requests per second at k = {given.k}", timed, "speed", given.quick)
     costs = [row for trace in traces for row in predicting(trace, given.k, rounds)]
-    report(f"What learned bits cost at k = {given.k}", costs, "learned", given.quick)
+    _report(f"What learned bits cost at k = {given.k}", costs, "learned", given.quick)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,12 @@ import argparse
 import csv
 import json
 import os
-import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import venv
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,8 +30,6 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from heedful.lab import data
 from heedful.serving import Aggressive, Batch, History, Scheduler, Simulator, StepTime, Workload, future_peak
@@ -42,10 +37,10 @@ from heedful.serving.logs import read_log
 from heedful.serving.schedulers import make
 from heedful.serving.service import Limits, service, settled
 from heedful.serving.workloads import GENERATORS, distribution_1
+from reporting import report
 from servingbench import plain
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 PEER = "vidur==0.0.26"
 PARTS = ("decision", "runs", "plain", "log", "vidur")
 CAPACITY = 120_000
@@ -303,50 +298,9 @@ def beside_peer(log: Workload, rounds: int, requests: int) -> list[dict[str, Any
     return rows
 
 
-def processor() -> str:
-    """The CPU's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def report(title: str, rows: Sequence[Mapping[str, Any]], part: str, quick: bool) -> None:
-    """Prints the rows as a table and, unless ``quick``, writes them to ``results/``."""
-    table = Table(title=title)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 180).print(table)
-    if quick:
-        return
-    record = {
-        "command": " ".join(["python", "benchmarks/serving.py", *sys.argv[1:]]),
-        "title": title,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{processor()}, one core of {os.cpu_count()}, processor time",
-        "load": [round(value, 1) for value in os.getloadavg()],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba")},
-            "vidur": PEER.partition("==")[2],
-        },
-        "rows": [
-            {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
-            for row in rows
-        ],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"serving-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _report(title: str, rows: Sequence[Mapping[str, Any]], part: str, quick: bool) -> None:
+    versions = {name: version(name) for name in ("numpy", "numba")}
+    report(title, rows, f"serving-{part}", versions | {"vidur": PEER.partition("==")[2]}, quick)
 
 
 def main() -> None:
@@ -367,7 +321,7 @@ def main() -> None:
     }
     for part in given.parts:
         title, work = works[part]
-        report(title, work(), part, given.quick)
+        _report(title, work(), part, given.quick)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,15 +18,13 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformers import Cache, LlamaConfig, LlamaForCausalLM
 
+import reporting
 from heedful.kv import EvictingCache, Policy
 from heedful.kv.slots import Slots
 
-RESULTS = Path(__file__).parents[1] / "results"
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 12, 8, 4, 64
 TOKEN = torch.tensor([[5]])
 Name = TypeVar("Name", bound=Hashable)
@@ -196,16 +191,6 @@ def ratio(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float
     return middle, low, high
 
 
-def processor() -> str:
-    """The CPU's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def report(
     title: str, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, note: str = "", part: str = ""
 ) -> None:
@@ -218,32 +203,7 @@ def report(
         note: printed below the table.
         part: tells the tables of one script apart.
     """
-    table = Table(title=title, caption=note or None)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    if given.quick:
-        return
-    script = Path(sys.argv[0])
-    record = {
-        "command": " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]]),
-        "title": title,
-        "note": note,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{processor()}, {os.cpu_count()} cores, {given.threads} torch thread(s)",
-        "load": [round(value, 1) for value in os.getloadavg()],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "rows": [
-            {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
-            for row in rows
-        ],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    name = "-".join(filter(None, [script.stem, part, f"threads{given.threads}"]))
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    name = "-".join(filter(None, [Path(sys.argv[0]).stem, part, f"threads{given.threads}"]))
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    device = f"{os.cpu_count()} cores, {given.threads} torch thread(s)"
+    reporting.report(title, rows, name, versions, given.quick, device, note)
