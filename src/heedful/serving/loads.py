@@ -21,12 +21,14 @@ class Outcome:
     Attributes:
         load: clients of a closed loop, or how many times as fast requests arrive as in the log.
         run: what became of every request.
+        window: start and end, in seconds, without the cold start and what comes after the last arrival.
         settled: how they were served after the cold start and before the last arrival.
         whole: how they were served over the whole run.
     """
 
     load: float
     run: Run
+    window: tuple[float, float]
     settled: Service
     whole: Service
 
@@ -64,7 +66,8 @@ def under(
     else:
         run = simulator.run(scheduler, workload.faster(load), window=window, seed=seed)
     cold = 2 * window if len(workload) >= 3 * window else len(workload) // 3
-    return Outcome(load, run, service(run, limits, settled(run, cold)), service(run, limits))
+    kept = settled(run, cold)
+    return Outcome(load, run, kept, service(run, limits, kept), service(run, limits))
 
 
 def saturation(simulator: Simulator, workload: Workload, limits: Limits) -> float:

@@ -14,7 +14,7 @@ from heedful.serving import loads
 from heedful.serving.experiments.past_future import ENGINE, FAMILIES, OTHERS, PATIENCE, SETTINGS, TRACES
 from heedful.serving.logs import Log, read_log
 from heedful.serving.schedulers import make
-from heedful.serving.service import Limits, service, settled
+from heedful.serving.service import Limits, service
 from heedful.serving.simulator import Run, Simulator
 from heedful.serving.workloads import GENERATORS, Workload
 
@@ -94,14 +94,10 @@ def _area_share(at: list[float], oracle: list[float], goodput: list[float]) -> f
     return ours / best
 
 
-def _patient(outcomes: list[loads.Outcome], ttft: float, ctx: Context) -> list[float]:
+def _patient(outcomes: list[loads.Outcome], ttft: float) -> list[float]:
     """Goodput of the same runs under another limit on the time to the first token."""
     limits = Limits(ttft, LIMITS.mtpot)
-    cold = 2 * ctx.params["window"]
-    return [
-        service(outcome.run, limits, settled(outcome.run, min(cold, 2 * len(outcome.run.arrival) // 3))).goodput
-        for outcome in outcomes
-    ]
+    return [service(outcome.run, limits, outcome.window).goodput for outcome in outcomes]
 
 
 def _service(cell: Cell, ctx: Context) -> Iterator[Row]:
@@ -127,7 +123,7 @@ def _service(cell: Cell, ctx: Context) -> Iterator[Row]:
             }
         summaries[method] = _areas(oracle, outcomes)
         for ttft in PATIENCE:
-            share = _area_share(clients, _patient(oracle, ttft, ctx), _patient(outcomes, ttft, ctx))
+            share = _area_share(clients, _patient(oracle, ttft), _patient(outcomes, ttft))
             yield {"method": method, "patience": ttft, "patient_share": share}
     for family in FAMILIES:
         summaries[f"{family}, tuned"] = summaries[str(ctx.tuned[family]["setting"])]
