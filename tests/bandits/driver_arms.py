@@ -1,7 +1,8 @@
 """How the contract test drives learners that choose one of K actions and are told one number.
 
 A kind of learner has a file ``driver_<kind>.py`` with one class of this shape: ``KIND``, ``start``, ``decide``,
-``feedback``, ``bad_feedback``, ``bad_requests``, ``values`` and ``solved``.
+``feedback``, ``bad_feedback``, ``bad_requests``, ``values`` and ``solved``; and for many seeds together ``many``,
+``decide_lanes``, ``together`` and ``lane``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from heedful.bandits import Reward, make
+from heedful.bandits import Reward, Rewards, make
 
 ACTIONS, FEATURES = 4, 3
 
@@ -80,6 +81,24 @@ class Driver:
         """The decision as numbers that can be compared."""
         probability = decision.probability
         return decision.token, decision.action, probability if probability == probability else "unknown"
+
+    def many(self, seeds: range, **limits: Any) -> Any:
+        """A learner with a lane per seed."""
+        return self.method.many(ACTIONS, FEATURES, seeds, **limits)
+
+    def decide_lanes(self, lanes: Any, round_: int) -> Any:
+        """What :meth:`decide` asks, in every lane."""
+        context = np.broadcast_to(self.context(round_), (lanes.lanes, *self.context(round_).shape))
+        return lanes.decide(context, np.array([round_ % 3 != 0, True, True, True]))
+
+    def together(self, token: int, each: list[Any]) -> Any:
+        """The feedback of all lanes, from that of learners on their own."""
+        return Rewards(token, np.array([one.reward for one in each]))
+
+    def lane(self, decision: Any, s: int) -> tuple[Any, ...]:
+        """What was decided in a lane, as :meth:`values` has it."""
+        probability = decision.probability[s]
+        return decision.token, decision.actions[s], probability if probability == probability else "unknown"
 
     def solved(self, decision: Any) -> bool:
         """Whether the decision is the one that a learner should have come to."""

@@ -66,6 +66,18 @@ class Driver:
     def values(self, decision: Any) -> tuple[Any, ...]:
         return decision.token, decision.accepted.tolist(), decision.treatment.tolist()
 
+    def many(self, seeds: range, **limits: Any) -> Any:
+        return self.method.many(RULES, PEOPLE, seeds, **limits)
+
+    def decide_lanes(self, lanes: Any, round_: int) -> Any:
+        return lanes.decide(np.stack([self.people(round_)] * lanes.lanes))
+
+    def together(self, token: int, each: list[Any]) -> Any:
+        return Labels(token, np.stack([one.labels for one in each]), [one.reported for one in each])
+
+    def lane(self, decision: Any, s: int) -> tuple[Any, ...]:
+        return decision.token, decision.accepted[s].tolist(), decision.treatment[s].tolist()
+
     def solved(self, decision: Any) -> bool:
         """Whether most are treated as the best rule would; policies stay random."""
         good = self.people(decision.token)[:, 0] >= 0.5

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from heedful.bandits import Reward, make
+import numpy as np
+
+from heedful.bandits import Reward, Rewards, make
 
 ARMS, WINDOW = 4, 2
 
@@ -42,6 +44,18 @@ class Driver:
 
     def values(self, decision: Any) -> tuple[Any, ...]:
         return decision.token, decision.arm, decision.state, decision.probability
+
+    def many(self, seeds: range, **limits: Any) -> Any:
+        return self.method.many(ARMS, WINDOW, seeds, **limits)
+
+    def decide_lanes(self, lanes: Any, round_: int) -> Any:
+        return lanes.decide()
+
+    def together(self, token: int, each: list[Any]) -> Any:
+        return Rewards(token, np.array([one.reward for one in each]))
+
+    def lane(self, decision: Any, s: int) -> tuple[Any, ...]:
+        return decision.token, decision.arms[s], decision.states[s], decision.probability
 
     def solved(self, decision: Any) -> bool:
         return decision.arm == 2

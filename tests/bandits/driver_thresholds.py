@@ -50,5 +50,17 @@ class Driver:
     def values(self, decision: Any) -> tuple[Any, ...]:
         return decision.token, decision.point, decision.threshold, decision.probability
 
+    def many(self, seeds: range, **limits: Any) -> Any:
+        return self.method.many(GRID, seeds, **limits)
+
+    def decide_lanes(self, lanes: Any, round_: int) -> Any:
+        return lanes.decide()
+
+    def together(self, token: int, each: list[Any]) -> Any:
+        return Outcomes(token, *(np.array([getattr(one, name) for one in each]) for name in ("reward", "gap", "rate")))
+
+    def lane(self, decision: Any, s: int) -> tuple[Any, ...]:
+        return decision.token, decision.points[s], decision.thresholds[s], decision.probability
+
     def solved(self, decision: Any) -> bool:
         return decision.point == 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from heedful.bandits import Reward, make
+from heedful.bandits import Reward, Rewards, make
 
 VECTORS = np.array([[1.0, 0.2, 0.0], [0.1, 1.0, 0.3], [0.2, 0.1, 1.0], [0.6, 0.5, 0.2]])
 
@@ -41,6 +41,18 @@ class Driver:
 
     def values(self, decision: Any) -> tuple[Any, ...]:
         return decision.token, decision.action, decision.probability
+
+    def many(self, seeds: range, **limits: Any) -> Any:
+        return self.method.many(VECTORS, seeds, **limits)
+
+    def decide_lanes(self, lanes: Any, round_: int) -> Any:
+        return lanes.decide()
+
+    def together(self, token: int, each: list[Any]) -> Any:
+        return Rewards(token, np.array([one.reward for one in each]))
+
+    def lane(self, decision: Any, s: int) -> tuple[Any, ...]:
+        return decision.token, decision.actions[s], decision.probability[s]
 
     def solved(self, decision: Any) -> bool:
         return decision.action == 2

@@ -97,7 +97,7 @@ class Labels:
 
 class _Totals(NamedTuple):
     totals: np.ndarray
-    rng: np.random.Generator
+    rngs: tuple[np.random.Generator, ...]
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ class Gate(Method):
     kind: ClassVar[str] = "gate"
 
     def start(self, seed: int = 0) -> Gatekeeper:
-        return Gatekeeper(self, _Totals(np.zeros((1, 2)), np.random.default_rng(seed)))
+        return Gatekeeper(self, _Totals(np.zeros((1, 2)), (np.random.default_rng(seed),)))
 
 
 class Gatekeeper(Learner[Labels]):
     def decide(self, people: np.ndarray) -> Accepted:
         chance = (1 + self.state.totals[0, 0]) / (2 + self.state.totals[0, 1]) * np.ones(len(people))
-        accepted = self.state.rng.random(len(people)) < chance
+        accepted = self.state.rngs[0].random(len(people)) < chance
         return Accepted(self.ledger.issue((accepted,)), accepted, np.where(accepted, chance, 1 - chance))
 
     def check_feedback(self, kept: Any, feedback: Labels) -> None:

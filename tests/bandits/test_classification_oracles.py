@@ -147,13 +147,14 @@ def test_geometric_resampling_through_an_optimiser_estimates_the_inverse_within_
     for most in (2, 30):
         method = ContextSemiBanditFTPL(noise=2.0, resamples=most, draws=1)
         learner = method.start(oracle, 2, seed=5)
-        says = method._say(learner.state, 4000 if name != "linear" else 300, np.empty((0, 2), np.int8), people[:2])
+        asked = 4000 if name != "linear" else 300
+        says = method._say(learner.state, 0, asked, np.empty((0, 2), np.int8), people[:2])
         found: list[list[float]] = [[], []]
         for _ in range(rounds):
             decision = learner.decide(people[:2])
             _, _, accepted, inverse = learner.ledger.find(decision.token)  # type: ignore[misc]
-            for i in np.flatnonzero(accepted):
-                found[i].append(inverse[i])
+            for i in np.flatnonzero(accepted[0]):
+                found[i].append(inverse[0, i])
         for i in (0, 1):
             q = says[:, i].mean()
             assert 0.1 < q < 0.9
@@ -204,8 +205,9 @@ def test_looking_through_a_list_is_the_optimiser_over_that_list() -> None:
     listed = method.start(rules, 3, 0)
     oracle = ExhaustiveOracle(applicants.features, rules)
     asked = method.start(oracle, 3, 0)
-    listed.state = listed.state._replace(separator=rules.predict(applicants.features).T.astype(float))
-    asked.state.rng.bit_generator.state = listed.state.rng.bit_generator.state  # after it drew its own separator
+    everybody = rules.predict(applicants.features).T.astype(float)
+    listed.state = listed.state._replace(separator=everybody[None], points=np.array([len(everybody)]))
+    asked.state.rngs[0].bit_generator.state = listed.state.rngs[0].bit_generator.state  # after drawing a separator
     for _ in range(60):
         who = rng.integers(60, size=3)
         one, other = listed.decide(applicants.features[who]), asked.decide(applicants.features[who])
@@ -238,8 +240,38 @@ def test_a_loaded_learner_goes_on_as_the_one_saved(name: str, tmp_path: Any) -> 
     assert play(other, range(10, 25)) == play(learner, range(10, 25))
     with pytest.raises(ValueError, match="was saved by"):
         method.start(oracle_of(name, applicants.features[:9]), 2).load(tmp_path / "learner")
-    with pytest.raises(ValueError, match="people"):
-        other.set_state_arrays(learner.state_arrays() | {"people": np.zeros((2, 9))})
+    for bad in ({"people": np.zeros((2, 9))}, {"sizes": np.array([1, 2])}, {"sizes": np.array([3])}):
+        with pytest.raises(ValueError, match="people"):
+            other.set_state_arrays(learner.state_arrays() | bad)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_lanes_through_an_optimiser_decide_as_learners_of_their_seeds(name: str, tmp_path: Any) -> None:
+    applicants, rng = pool(), np.random.default_rng(4)
+    method, oracle = ContextSemiBanditFTPL(noise=1.0, draws=3), oracle_of(name, applicants.features[:10])
+    lanes, singles = method.many(oracle, 2, seeds=range(3)), [method.start(oracle, 2, seed) for seed in range(3)]
+    for t in range(20):
+        who = rng.integers(60, size=(3, 2))
+        several = lanes.decide(applicants.features[who])
+        each = [one.decide(applicants.features[row]) for one, row in zip(singles, who)]
+        assert several.accepted.tolist() == [one.accepted.tolist() for one in each]
+        assert several.treatment.tolist() == [one.treatment.tolist() for one in each]
+        labels, pairs = np.where(several.accepted, applicants.labels[who], np.nan), [(0, 1), None, (1, 0)]
+        lanes.update(Labels(several.token, labels, pairs))
+        for one, decision, row, pair in zip(singles, each, labels, pairs):
+            one.update(Labels(decision.token, row, pair))
+        if t == 10:
+            lanes.save(tmp_path / "lanes")
+            lanes = method.many(oracle, 2, seeds=range(5, 8))
+            lanes.load(tmp_path / "lanes")
+    assert lanes.state.calls.tolist() == [int(one.state.calls[0]) for one in singles]
+    last = lanes.decide(applicants.features[who])
+    token, labels = last.token, np.where(last.accepted, 1.0, np.nan)
+    for pair in ((0, 1), [None], [None, None, (0, 0)], [None, (0, 2), None]):
+        with pytest.raises(ValueError, match="reported"):
+            lanes.update(Labels(token, labels, pair))
+    with pytest.raises(ValueError, match="labels: must be 3 x 2 numbers"):
+        lanes.update(Labels(token, np.ones(2)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -267,7 +299,7 @@ def test_a_method_that_accepts_with_probability_0_is_stopped() -> None:
     class Careless(Exp2):
         def act(self, state: Any, bits: Any, people: Any) -> Any:
             treatment, accepted, inverse = super().act(state, bits, people)
-            return np.where(np.arange(len(people)) == 1, 0.0, treatment), accepted, inverse
+            return np.where(np.arange(treatment.shape[1]) == 1, 0.0, treatment), accepted, inverse
 
     people = pool().features[:3]
     learner = Careless(mix=1.0).start(LinearRules.random(people, 4, np.random.default_rng(0)), 3)

@@ -82,6 +82,32 @@ def test_a_learner_loaded_in_mid_run_goes_on_as_the_one_saved(driver: Any, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["learner"]
 
 
+def test_lanes_decide_as_learners_of_their_seeds_and_can_be_saved(driver: Any, tmp_path: Path) -> None:
+    seeds = range(3)
+    lanes, singles = driver.many(seeds, max_pending=9), [driver.start(seed=seed, max_pending=9) for seed in seeds]
+    for round_ in range(60):
+        decision, each = driver.decide_lanes(lanes, round_), [driver.decide(one, round_) for one in singles]
+        for s, own in enumerate(each):
+            for found, expected in zip(driver.lane(decision, s), driver.values(own), strict=True):
+                assert found == (expected if isinstance(expected, str) else pytest.approx(expected, abs=1e-12))
+        told = [driver.feedback(own, round_ + s) for s, own in enumerate(each)]  # lanes come to differ
+        if round_ % 5 == 4:
+            continue  # never told
+        lanes.update(driver.together(decision.token, told))
+        for one, feedback in zip(singles, told):
+            one.update(feedback)
+        if round_ == 30:
+            lanes.save(tmp_path / "lanes")
+            lanes = driver.many(range(4, 7), max_pending=9)
+            lanes.load(tmp_path / "lanes")
+    assert lanes.lanes == 3 and all(lanes.counts == one.counts for one in singles)
+    with pytest.raises(ValueError, match="was saved by"):
+        driver.many(range(2)).load(tmp_path / "lanes")
+    for bad in ([], [-1], [0.5]):
+        with pytest.raises(ValueError, match="seed"):
+            driver.many(bad)
+
+
 def test_what_cannot_be_loaded_is_refused_and_changes_nothing(driver: Any, tmp_path: Path) -> None:
     learner = driver.start(seed=1)
     (tmp_path / "text").write_text("not a learner")

@@ -115,13 +115,13 @@ def test_geometric_resampling_estimates_the_inverse_within_its_bias() -> None:
     rules, people = small_rules(rng), rng.uniform(size=(2, 3))
     for most in (2, 200):
         learner = ContextSemiBanditFTPL(noise=2.0, resamples=most, draws=1).start(rules, 2, seed=5)
-        says = rules.predict(people)[learner.method._leaders(learner.state, 20_000)]
+        says = rules.predict(people)[learner.method._leaders(learner.state, 0, 20_000)]
         found: list[list[float]] = [[], []]
         for _ in range(3000):
             decision = learner.decide(people)
             _, _, accepted, inverse = learner.ledger.find(decision.token)
-            for i in np.flatnonzero(accepted):
-                found[i].append(inverse[i])
+            for i in np.flatnonzero(accepted[0]):
+                found[i].append(inverse[0, i])
         for i in (0, 1):
             q = says[:, i].mean()
             if q > 0.05:

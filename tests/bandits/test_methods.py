@@ -77,7 +77,7 @@ def test_each_lane_makes_the_decisions_of_a_learner_with_its_seed(spec: str) -> 
         ones = [learner.decide(contexts[s, t], masks[t]) for s, learner in enumerate(alone)]
         assert choices.actions.tolist() == [one.action for one in ones]
         if t % 10 == 0:
-            assert choices.probabilities == pytest.approx([one.probability for one in ones], abs=1e-12, nan_ok=True)
+            assert choices.probability == pytest.approx([one.probability for one in ones], abs=1e-12, nan_ok=True)
         if t % 4 == 3:
             continue  # never told
         lanes.update(Rewards(choices.token, rewards[t][choices.actions]))
@@ -99,7 +99,7 @@ def test_a_batch_is_decided_as_its_rows_one_after_the_other(spec: str) -> None:
         singles = [two.decide(contexts[i], masks[i]) for i in range(rows)]
         assert batch.actions.tolist() == [single.action for single in singles]
         assert list(batch.tokens) == [single.token for single in singles]
-        assert batch.probabilities == pytest.approx([s.probability for s in singles], abs=1e-12, nan_ok=True)
+        assert batch.probability == pytest.approx([s.probability for s in singles], abs=1e-12, nan_ok=True)
         told = [Reward(token, rewards[i][a]) for i, (token, a) in enumerate(zip(batch.tokens, batch.actions.tolist()))]
         one.update(told)
         two.update(told)
@@ -165,7 +165,7 @@ def test_stated_probabilities_are_the_frequencies(method: Any) -> None:
         family, draws = batch.chances.args[:2]
         stated = dict(zip((0, 2, 3), chance_of_largest(family, draws[:, :3], mask[None], [0, 2, 3])))
     else:
-        stated = dict(zip(batch.actions.tolist(), batch.probabilities.tolist()))
+        stated = dict(zip(batch.actions.tolist(), batch.probability.tolist()))
     assert set(stated) == {0, 2, 3} and sum(stated.values()) == pytest.approx(1, abs=1e-9)
     for action, chance in stated.items():
         assert abs(counts[action] / n - chance) < 4 * math.sqrt(chance * (1 - chance) / n)

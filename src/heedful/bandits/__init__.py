@@ -41,16 +41,17 @@ if TYPE_CHECKING:
     from heedful.bandits.fee_payments import FeePayments
     from heedful.bandits.generations import Generations, Log
     from heedful.bandits.learners import make, names
+    from heedful.bandits.linear_rules import LinearRules
     from heedful.bandits.lints import LinTS
     from heedful.bandits.linucb import LinUCB
     from heedful.bandits.lsd import Payoffs
     from heedful.bandits.lsd_explore import LSDExploreCommit
-    from heedful.bandits.lsd_learner import SwitchLearner, SwitchMethod, Turn
+    from heedful.bandits.lsd_learner import SwitchLanes, SwitchLearner, SwitchMethod, Turn, Turns
     from heedful.bandits.lsd_optimistic import LSDOptimistic
     from heedful.bandits.off_policy import Estimate, Logged, Support
     from heedful.bandits.ofs import OFS
     from heedful.bandits.oful import OFUL
-    from heedful.bandits.one_sided import Acceptance, Labels, LinearRules, OneSidedMethod
+    from heedful.bandits.one_sided import Acceptance, Labels, OneSidedLanes, OneSidedLearner, OneSidedMethod
     from heedful.bandits.one_sided_baselines import AcceptAll, BankRule, ExploreFirst, FullInformation, NaiveWeights
     from heedful.bandits.oracle_policies import ContextualEpsilon, EpsilonSplit, Greedy, Softmax
     from heedful.bandits.oracles import BoostingOracle, LogisticOracle, RidgeOracle
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from heedful.bandits.threshold_baselines import PessimisticSearch, StaticThreshold, ThresholdUCB
     from heedful.bandits.thresholds import Outcome, Outcomes, Threshold, ThresholdMethod, Thresholds
     from heedful.bandits.ucb1 import UCB1
-    from heedful.bandits.vectors import VectorLearner, VectorMethod
+    from heedful.bandits.vectors import VectorLanes, VectorLearner, VectorMethod
 
 __all__ = [
     "AR2",
@@ -120,6 +121,8 @@ __all__ = [
     "LogisticOracle",
     "Method",
     "NaiveWeights",
+    "OneSidedLanes",
+    "OneSidedLearner",
     "OneSidedMethod",
     "Outcome",
     "Outcomes",
@@ -138,6 +141,7 @@ __all__ = [
     "StaticThreshold",
     "StumpOracle",
     "Support",
+    "SwitchLanes",
     "SwitchLearner",
     "SwitchMethod",
     "Threshold",
@@ -145,7 +149,9 @@ __all__ = [
     "ThresholdUCB",
     "Thresholds",
     "Turn",
+    "Turns",
     "Uniform",
+    "VectorLanes",
     "VectorLearner",
     "VectorMethod",
     "make",
@@ -155,9 +161,10 @@ __all__ = [
 _HOME = {
     "BlockUCB": "block_ucb", "LSDExploreCommit": "lsd_explore", "LSDOptimistic": "lsd_optimistic", "Payoffs": "lsd",
     "SlidingWindowUCB": "sliding_window_ucb", "SwitchLearner": "lsd_learner", "SwitchMethod": "lsd_learner",
-    "Turn": "lsd_learner",
+    "SwitchLanes": "lsd_learner", "Turn": "lsd_learner", "Turns": "lsd_learner",
     "AR2": "ar2", "BatchedEXP3": "batched_exp3", "DLinUCB": "dlinucb", "LinearSystem": "dynamical",
-    "DynLinUCB": "dynlin_ucb", "OFUL": "oful", "VectorLearner": "vectors", "VectorMethod": "vectors",
+    "DynLinUCB": "dynlin_ucb", "OFUL": "oful", "VectorLanes": "vectors", "VectorLearner": "vectors",
+    "VectorMethod": "vectors",
     "ArmLanes": "arms", "ArmLearner": "arms", "ArmMethod": "arms", "Batch": "arms", "Choice": "arms",
     "Choices": "arms", "Reward": "arms", "Rewards": "arms",
     "Counts": "base", "Decision": "base", "Feedback": "base", "Learner": "base", "Ledger": "base", "Method": "base",
@@ -176,7 +183,8 @@ _HOME = {
     "Hypotheses": "classification_oracles",
     "StumpOracle": "classification_oracles", "LinearOracle": "classification_oracles", "Panel": "auditors",
     "ContextSemiBanditFTPL": "context_semi_bandit_ftpl", "Exp2": "exp2",
-    "Acceptance": "one_sided", "Labels": "one_sided", "LinearRules": "one_sided", "OneSidedMethod": "one_sided",
+    "Acceptance": "one_sided", "Labels": "one_sided", "LinearRules": "linear_rules",
+    "OneSidedLanes": "one_sided", "OneSidedLearner": "one_sided", "OneSidedMethod": "one_sided",
     "AcceptAll": "one_sided_baselines", "BankRule": "one_sided_baselines", "ExploreFirst": "one_sided_baselines",
     "FullInformation": "one_sided_baselines", "NaiveWeights": "one_sided_baselines",
 }  # fmt: skip

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from heedful.bandits.auditors import Panel, most_unfair
 from heedful.bandits.base import between, whole
 from heedful.bandits.classification_oracles import ClassificationOracle
-from heedful.bandits.one_sided import Labels, LinearRules, OneSidedLearner, OneSidedMethod
+from heedful.bandits.linear_rules import LinearRules
+from heedful.bandits.one_sided import Labels, OneSidedLearner, OneSidedMethod
 
 if TYPE_CHECKING:
     import polars as pl

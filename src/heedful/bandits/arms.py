@@ -44,47 +44,37 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
-    """One action in every lane.
+class Several:
+    """Actions that were decided together.
 
     Attributes:
-        token: one for all lanes.
-        actions: int64 ``[lanes]``.
+        actions: int64 ``[n]``.
         chances: their probabilities, or a function that works them out.
         supported: as in :class:`Choice`.
     """
 
-    token: int
     actions: NDArray[np.int64]
     chances: Floats | Callable[[], Floats]
     supported: bool
 
     @property
-    def probabilities(self) -> Floats:
-        """float64 ``[lanes]``: the exact probabilities with which they were drawn."""
+    def probability(self) -> Floats:
+        """float64 ``[n]``: the exact probabilities with which they were drawn."""
         return self.chances() if callable(self.chances) else self.chances
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """One action for every row of a batch.
+class Choices(Several):
+    """One action in every lane; ``token`` is one for all of them."""
 
-    Attributes:
-        tokens: one per row, consecutive.
-        actions: int64 ``[rows]``.
-        chances: their probabilities, or a function that works them out.
-        supported: as in :class:`Choice`.
-    """
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Several):
+    """One action for every row of a batch; ``tokens``, one per row, are consecutive."""
 
     tokens: range
-    actions: NDArray[np.int64]
-    chances: Floats | Callable[[], Floats]
-    supported: bool
-
-    @property
-    def probabilities(self) -> Floats:
-        """float64 ``[rows]``: the exact probabilities with which they were drawn."""
-        return self.chances() if callable(self.chances) else self.chances
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +91,26 @@ class Rewards:
 
     token: int
     rewards: Floats
+
+
+def check_reward(feedback: Any, unit: bool) -> None:
+    """Raises ValueError unless it is a :class:`Reward` with a finite number, in [0, 1] if ``unit``."""
+    try:
+        reward = float(feedback.reward)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"feedback={feedback!r}: must be a Reward with a number") from None
+    if not -np.inf < reward < np.inf or (unit and not 0.0 <= reward <= 1.0):
+        raise ValueError(f"reward={reward}: must be {'in [0, 1]' if unit else 'finite'}")
+
+
+def check_rewards(feedback: Any, counted: NDArray[np.bool_], unit: bool) -> None:
+    """The same for :class:`Rewards`, of the lanes that are counted, bool ``[lanes]``."""
+    rewards = np.asarray(getattr(feedback, "rewards", None))
+    if rewards.shape != counted.shape or rewards.dtype.kind not in "fiub":
+        raise ValueError(f"rewards: must be {len(counted)} numbers, has shape {list(rewards.shape)}")
+    told = rewards[counted]
+    if not np.isfinite(told).all() or (unit and not ((told >= 0) & (told <= 1)).all()):
+        raise ValueError(f"rewards: must be {'in [0, 1]' if unit else 'finite'}")
 
 
 @dataclass(frozen=True)
@@ -304,15 +314,10 @@ class ArmLearner(_Arms):
             columns.insert(0, given[:, None])
         tokens = self.ledger.issue_all(list(zip(*columns)))
         late, supported = self._late(draws, mask, actions, chances)
-        return Batch(tokens, actions, late, supported)
+        return Batch(actions, late, supported, tokens)
 
     def check_feedback(self, kept: Kept, feedback: Reward) -> None:
-        try:
-            reward = float(feedback.reward)
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"feedback={feedback!r}: must be a Reward with a number") from None
-        if not -np.inf < reward < np.inf or (self._unit and not 0.0 <= reward <= 1.0):
-            raise ValueError(f"reward={reward}: must be {'in [0, 1]' if self._unit else 'finite'}")
+        check_reward(feedback, self._unit)
 
     def learn(self, kept: Kept, feedback: Reward) -> None:
         contexts = kept[0] if self._linear else self._no_contexts
@@ -327,9 +332,13 @@ class ArmLanes(_Arms):
     >>> lanes = Uniform().many(actions=2, seeds=range(3))
     >>> choices = lanes.decide()
     >>> lanes.update(Rewards(choices.token, choices.actions * 1.0))
-    >>> choices.actions.shape, choices.probabilities.tolist()
+    >>> choices.actions.shape, choices.probability.tolist()
     ((3,), [0.5, 0.5, 0.5])
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._counted = np.ones(self.lanes, dtype=np.bool_)
 
     def decide(self, context: ArrayLike | None = None, feasible: ArrayLike | None = None) -> Choices:
         """Chooses an action in every lane.
@@ -348,14 +357,10 @@ class ArmLanes(_Arms):
             self._refuse(code)
         token = self.ledger.issue((contexts, actions, chances) if self._linear else (actions, chances))
         late, supported = self._late(draws, mask, actions, chances)
-        return Choices(token, actions, late, supported)
+        return Choices(actions, late, supported, token)
 
     def check_feedback(self, kept: Kept, feedback: Rewards) -> None:
-        rewards = np.asarray(getattr(feedback, "rewards", None))
-        if rewards.shape != (self.lanes,) or rewards.dtype.kind not in "fiub":
-            raise ValueError(f"rewards: must be {self.lanes} numbers, has shape {list(rewards.shape)}")
-        if not np.isfinite(rewards).all() or (self._unit and not ((rewards >= 0) & (rewards <= 1)).all()):
-            raise ValueError(f"rewards: must be {'in [0, 1]' if self._unit else 'finite'}")
+        check_rewards(feedback, self._counted, self._unit)
 
     def learn(self, kept: Kept, feedback: Rewards) -> None:
         contexts = kept[0] if self._linear else self._no_contexts

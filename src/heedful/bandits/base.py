@@ -8,9 +8,9 @@ What a decision is and what feedback is differs between learners: each kind of l
 (:class:`~heedful.bandits.arms.Choice` and :class:`~heedful.bandits.arms.Reward` for one action and one number), of
 which this protocol asks only what :class:`Decision` and :class:`Feedback` say.
 
-Many seeds may advance together (one action of several, and thresholds, can): all arrays of a state have a leading axis
-of ``lanes``, one lane per seed, 1 for a learner on its own. Lanes share their tokens: one decision is a row of
-decisions, and feedback is a row as well.
+Many seeds may advance together: all arrays of a state have a leading axis of ``lanes``, one lane per seed, 1 for a
+learner on its own. Lanes share their tokens: one decision is a row of decisions, and feedback is a row as well. A lane
+decides what a learner of its seed would, told the same.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Method:
     """A decision method: an immutable description, from which any number of learners are started.
 
     Subclasses are frozen dataclasses whose fields are parameters with defaults, checked in ``__post_init__``; they have
-    ``start(...)``, which returns a learner, and some kinds ``many(...)``, which returns one with a lane per seed.
+    ``start(...)``, which returns a learner, and ``many(...)``, which returns one with a lane per seed.
     """
 
     name: ClassVar[str]
@@ -209,8 +209,10 @@ class Learner(Generic[F]):
 
     Args:
         method: what it was started from.
-        state: a named tuple of arrays, each with the leading axis of lanes, and of ``numpy.random.Generator`` objects.
-            Arrays change in place and keep their shape and dtype; for anything else see :meth:`state_arrays`.
+        state: a named tuple of arrays, each with the leading axis of lanes, and of tuples of generators, a
+            ``numpy.random.Generator`` per lane. Arrays change in place and keep their shape and dtype; a state with
+            anything else gives and takes it as arrays by ``arrays()`` and ``set_arrays(arrays)`` of its own, which
+            raises ValueError, and changes nothing, for what does not fit.
         lanes: how many seeds advance together.
         max_pending: at most so many decisions wait for feedback; None: no limit.
         expire_after: a decision is given up when so many later ones have been made; None: never.
@@ -284,23 +286,30 @@ class Learner(Generic[F]):
         return self.ledger.counts
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
-        """The state as arrays to save. Learners whose state is more than arrays of fixed shapes override this."""
-        return {
-            name: np.array(json.dumps(part.bit_generator.state)) if isinstance(part, np.random.Generator) else part
-            for name, part in self.state._asdict().items()
-        }
+        """The state as arrays to save."""
+        found: dict[str, NDArray[Any]] = {}
+        for name, part in self.state._asdict().items():
+            if isinstance(part, np.ndarray):
+                found[name] = part
+            elif _are_generators(part):
+                found[name] = np.array([json.dumps(rng.bit_generator.state) for rng in part])
+        return found | (self.state.arrays() if hasattr(self.state, "arrays") else {})
 
     def set_state_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Takes what :meth:`state_arrays` gave. Raises ValueError, and changes nothing, if shapes differ."""
         parts = self.state._asdict()
         for name, part in parts.items():
-            if isinstance(part, np.ndarray) and arrays[name].shape != part.shape:
-                raise ValueError(f"{name}: has shape {arrays[name].shape}, here {part.shape}")
+            shape = part.shape if isinstance(part, np.ndarray) else (len(part),)
+            if (isinstance(part, np.ndarray) or _are_generators(part)) and arrays[name].shape != shape:
+                raise ValueError(f"{name}: has shape {arrays[name].shape}, here {shape}")
+        if hasattr(self.state, "set_arrays"):
+            self.state.set_arrays(arrays)
         for name, part in parts.items():
-            if isinstance(part, np.random.Generator):
-                part.bit_generator.state = json.loads(str(arrays[name]))
-            else:
+            if isinstance(part, np.ndarray):
                 part[...] = arrays[name]
+            elif _are_generators(part):
+                for rng, text in zip(part, arrays[name]):
+                    rng.bit_generator.state = json.loads(text)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state and what is pending to a file (numpy's npz, nothing pickled), whole or not at all."""
@@ -337,6 +346,10 @@ class Learner(Generic[F]):
 
     def _about(self) -> str:
         return f"{type(self).__name__} of {self.method!r} with {self.lanes} lanes"
+
+
+def _are_generators(part: Any) -> bool:
+    return isinstance(part, tuple) and all(isinstance(each, np.random.Generator) for each in part)
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

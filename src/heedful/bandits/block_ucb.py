@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from heedful.bandits.base import whole
 from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
-from heedful.bandits.lsd_learner import Floats, Ints, SwitchMethod
+from heedful.bandits.lsd_learner import Bits, Floats, Ints, SwitchMethod
 from heedful.bandits.streams import streams, uniform
 
 _VARIANTS = ("comb", "isi", "calibrated")
 
 
 class _Blocks(NamedTuple):
-    """A leading axis of 1. ``counts``, ``sums [1, k, 2 W]`` by state; ``last``, ``run [1, k]``; ``clock [1, 3]``:
-    rounds, plays left of the block, blocks; ``block [1, length]``: the arms of the block; ``bounds [1, k, 2 W]``."""
+    """``counts``, ``sums [lanes, k, 2 W]`` by state; ``last``, ``run [lanes, k]``; ``clock [lanes, 3]``: rounds, plays
+    left of the block, blocks; ``block [lanes, length]``: the arms of the block; ``bounds [lanes, k, 2 W]``."""
 
     counts: Ints
     sums: Floats
@@ -84,6 +84,25 @@ def _learns(last, clock, length, arm, isi, fixed):  # type: ignore[no-untyped-de
 
 
 @numba.njit(cache=True, nogil=True)
+def _decide(counts, sums, last, run, clock, block, bounds, isi, fixed, arms, counted):  # type: ignore[no-untyped-def]
+    for s in range(len(arms)):
+        now = clock[s]
+        if now[1] == 0:
+            _plan(counts[s], sums[s], last[s].copy(), run[s].copy(), now, block[s], bounds[s], isi, fixed)
+        arms[s] = block[s, len(block[s]) - now[1]]
+        counted[s] = _learns(last[s], now, len(block[s]), arms[s], isi, fixed)
+        now[1] -= 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _take(counts, sums, arms, places, rewards, counted):  # type: ignore[no-untyped-def]
+    for s in range(len(arms)):
+        if counted[s]:
+            counts[s, arms[s], places[s]] += 1
+            sums[s, arms[s], places[s]] += rewards[s]
+
+
+@numba.njit(cache=True, nogil=True)
 def _run(counts, sums, last, run, clock, block, bounds, truth, words, isi, fixed, until):  # type: ignore[no-untyped-def]
     window, total = truth.shape[1] // 2, 0.0
     while clock[0] < until:
@@ -126,29 +145,22 @@ class BlockUCB(SwitchMethod):
     def _mode(self, arms: int) -> tuple[bool, int]:
         return self.variant == "isi", arms if self.variant == "calibrated" else 0
 
-    def begin(self, arms: int, window: int, seed: int) -> _Blocks:
-        last, run = unplayed(arms)
-        counts = np.zeros((1, arms, 2 * window), dtype=np.int64)
-        block = np.zeros((1, self._mode(arms)[1] + self.length), dtype=np.int64)
-        clock = np.zeros((1, 3), dtype=np.int64)
-        return _Blocks(counts, np.zeros(counts.shape), last[None], run[None], clock, block, np.zeros(counts.shape))
+    def begin(self, arms: int, window: int, seeds: Sequence[int]) -> _Blocks:
+        lanes = len(seeds)
+        last, run = (np.tile(part, (lanes, 1)) for part in unplayed(arms))
+        counts = np.zeros((lanes, arms, 2 * window), dtype=np.int64)
+        block = np.zeros((lanes, self._mode(arms)[1] + self.length), dtype=np.int64)
+        clock = np.zeros((lanes, 3), dtype=np.int64)
+        return _Blocks(counts, np.zeros(counts.shape), last, run, clock, block, np.zeros(counts.shape))
 
-    def next_arm(self, state: _Blocks) -> tuple[int, bool]:
-        counts, sums, last, run, clock, block, bounds = (part[0] for part in state)
-        isi, fixed = self._mode(len(counts))
-        if clock[1] == 0:
-            _plan(counts, sums, last.copy(), run.copy(), clock, block, bounds, isi, fixed)
-        arm = int(block[len(block) - clock[1]])
-        learns = bool(_learns(last, clock, len(block), arm, isi, fixed))
-        clock[1] -= 1
-        return arm, learns
+    def decide(self, state: _Blocks, arms: Ints, counted: Bits) -> None:
+        _decide(*state, *self._mode(state.counts.shape[1]), arms, counted)
 
-    def take(self, state: _Blocks, arm: int, at: int, reward: float) -> None:
-        state.counts[0, arm, at] += 1
-        state.sums[0, arm, at] += reward
+    def take(self, state: _Blocks, arms: Ints, places: Ints, rewards: Floats, counted: Bits) -> None:
+        _take(state.counts, state.sums, arms, places, rewards, counted)
 
     def run(self, payoffs: Payoffs, marks: Sequence[int], seed: int) -> Floats:
-        state, truth = self.begin(payoffs.arms, payoffs.window, seed), payoffs.learnable().table
+        state, truth = self.begin(payoffs.arms, payoffs.window, [seed]), payoffs.learnable().table
         words: NDArray[np.uint64] = streams([seed])
         isi, fixed = self._mode(payoffs.arms)
         (counts, sums, last, run, clock, block, bounds), total, out = (part[0] for part in state), 0.0, []

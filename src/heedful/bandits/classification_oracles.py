@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.base import between
-from heedful.bandits.one_sided import Bits, Floats, LinearRules
+from heedful.bandits.linear_rules import Bits, Floats, LinearRules
 
 
 class Hypotheses(NamedTuple):

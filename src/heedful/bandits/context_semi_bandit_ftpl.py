@@ -14,28 +14,37 @@ these costs with the noise of the separator's points on top.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from heedful.bandits.base import Kept, between, whole
 from heedful.bandits.classification_oracles import ClassificationOracle, Hypotheses, Solver
-from heedful.bandits.one_sided import Bits, Floats, LinearRules, OneSidedLearner, OneSidedMethod, add_losses
+from heedful.bandits.linear_rules import Bits, Floats, LinearRules
+from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses
 
 _TOGETHER = 8
 """So many perturbations are tried at a time when resampling."""
 
 
 class Perturbed(NamedTuple):
-    """Losses, float64 ``[1, H]``; what rules say on the separator, ``[D, H]``; optimiser calls, int64 ``[1]``."""
+    """What lanes that go through a list of rules know.
+
+    Attributes:
+        losses: float64 ``[lanes, H]``.
+        separator: float64 ``[lanes, D, H]``: what rules say on its points, 0 beyond a lane's own number of them.
+        points: int64 ``[lanes]``: how many a lane has.
+        calls: int64 ``[lanes]``: of the optimiser.
+        rngs: of perturbations.
+    """
 
     losses: Floats
     separator: Floats
-    calls: NDArray[np.int64]
-    rng: np.random.Generator
+    points: Ints
+    calls: Ints
+    rngs: tuple[np.random.Generator, ...]
 
 
 class Costs:
@@ -84,19 +93,45 @@ class Costs:
 
 
 class Charged(NamedTuple):
-    """Costs by person, where rules are known through an optimiser alone; its calls, int64 ``[1]``."""
+    """What lanes know whose rules are known through an optimiser alone: costs by person; calls of the optimiser, int64
+    ``[lanes]``; generators of perturbations."""
 
-    costs: Costs
-    calls: NDArray[np.int64]
-    rng: np.random.Generator
+    costs: tuple[Costs, ...]
+    calls: Ints
+    rngs: tuple[np.random.Generator, ...]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All but calls and generators; the people of all lanes end to end."""
+        return {
+            "people": np.concatenate([each.people for each in self.costs]),
+            "costs": np.concatenate([each.costs for each in self.costs]),
+            "sizes": np.array([len(each.costs) for each in self.costs]),
+        }
+
+    def set_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Takes what :meth:`arrays` gave."""
+        people, costs, sizes = arrays["people"], arrays["costs"], arrays["sizes"]
+        wanted = (len(costs), self.costs[0].people.shape[1])
+        if people.shape != wanted or sizes.shape != self.calls.shape or sizes.sum() != len(costs):
+            raise ValueError(f"people: has shape {list(people.shape)}, must be {list(wanted)}, {len(self.calls)} lanes")
+        ends = np.cumsum(sizes)[:-1]
+        for each, who, cost in zip(self.costs, np.split(people, ends), np.split(costs, ends)):
+            each.restore(who, cost)
 
 
 @dataclass(frozen=True)
 class ContextSemiBanditFTPL(OneSidedMethod):
     """Follow the perturbed leader.
 
-    With :class:`~heedful.bandits.one_sided.LinearRules` the optimiser looks through all of them, many perturbations in
-    one matrix product.
+    With :class:`~heedful.bandits.linear_rules.LinearRules` the optimiser looks through all of them, many perturbations
+    in one matrix product.
+
+    >>> import numpy as np
+    >>> from heedful.bandits import ContextSemiBanditFTPL, StumpOracle
+    >>> who_may_come = np.random.default_rng(0).uniform(size=(50, 3))
+    >>> learner = ContextSemiBanditFTPL(rounds=100, noise=1.0).start(StumpOracle(who_may_come), people=2)
+    >>> learner.decide(who_may_come[:2]).accepted.shape, int(learner.state.calls[0]) >= 51
+    ((2,), True)
 
     Attributes:
         rounds: T, for which the defaults are set, at least 1.
@@ -110,6 +145,7 @@ class ContextSemiBanditFTPL(OneSidedMethod):
 
     name: ClassVar[str] = "context-semi-bandit-ftpl"
     exact: ClassVar[bool] = False
+    takes_optimiser: ClassVar[bool] = True
     rounds: int = 2000
     penalty: float | None = None
     noise: float = 10.0
@@ -132,8 +168,22 @@ class ContextSemiBanditFTPL(OneSidedMethod):
         """C, with its default filled in."""
         return self.rounds ** (4 / 45) if self.penalty is None else float(self.penalty)
 
-    def begin(self, rules: LinearRules, people: int, rng: np.random.Generator, prior: Floats) -> Perturbed:
-        points = rng.uniform(size=(10_000, rules.weights.shape[1]))
+    def begin(
+        self, rules: Any, people: int, rngs: tuple[np.random.Generator, ...], prior: Floats
+    ) -> Perturbed | Charged:
+        calls = np.zeros(len(rngs), dtype=np.int64)
+        if isinstance(rules, ClassificationOracle):
+            return Charged(tuple(Costs(rules) for _ in rngs), calls, rngs)
+        found = [self._separator(rules, rng) for rng in rngs]
+        points = np.array([len(each) for each in found])
+        separator = np.zeros((len(rngs), points.max(), len(rules)))
+        for s, each in enumerate(found):
+            separator[s, : len(each)] = each
+        return Perturbed(prior, separator, points, calls, rngs)
+
+    def _separator(self, rules: LinearRules, rng: np.random.Generator) -> Floats:
+        """float64 ``[D, H]``: what rules say on random points that tell them apart."""
+        points = rng.uniform(size=(10_000, rules.features))
         bits = rules.predict(points)
         chosen = list(range(self.separator))
         kinds = np.unique(bits[:, chosen], axis=0, return_inverse=True)[1].ravel()
@@ -144,45 +194,41 @@ class ContextSemiBanditFTPL(OneSidedMethod):
             if split.max() > kinds.max():
                 chosen.append(z)
                 kinds = split
-        return Perturbed(prior, bits[:, chosen].T.astype(np.float64), np.zeros(1, dtype=np.int64), rng)
-
-    def start(
-        self, rules: LinearRules | ClassificationOracle, people: int, seed: int = 0, prior: ArrayLike | None = None,
-        max_pending: int | None = None, expire_after: int | None = None,
-    ) -> OneSidedLearner:  # fmt: skip
-        """A learner on its own; ``rules`` may be an optimiser, which takes no ``prior``. Otherwise as its parent's."""
-        if isinstance(rules, ClassificationOracle):
-            if prior is not None:
-                raise ValueError("prior: must be None with an optimiser, which knows no list of rules")
-            return OracleLearner(self, rules, people, seed, max_pending, expire_after)
-        return super().start(rules, people, seed, prior, max_pending, expire_after)
+        return bits[:, chosen].T.astype(np.float64)
 
     def _noise(self, rng: np.random.Generator, number: int, points: int) -> Floats:
         return rng.laplace(scale=self.noise, size=(number, points)) if self.noise else np.zeros((number, points))
 
-    def _leaders(self, state: Perturbed, number: int) -> NDArray[np.int64]:
-        """int64 ``[number]``: the leader under each of so many perturbations."""
+    def _leaders(self, state: Perturbed, s: int, number: int) -> Ints:
+        """int64 ``[number]``: the leader of lane s under each of so many perturbations."""
         if self.noise == 0:
-            return np.full(number, state.losses[0].argmin())
-        noise = self._noise(state.rng, number, len(state.separator))
-        return (noise @ state.separator + state.losses).argmin(axis=1)
+            return np.full(number, state.losses[s].argmin())
+        points = int(state.points[s])
+        noise = self._noise(state.rngs[s], number, points)
+        return (noise @ state.separator[s, :points] + state.losses[s]).argmin(axis=1)
 
-    def _say(self, state: Perturbed | Charged, number: int, bits: Bits, people: Floats) -> Bits:
-        """int8 ``[number, k]``: what the leaders under so many perturbations say of everybody."""
-        state.calls[0] += number
+    def _say(self, state: Perturbed | Charged, s: int, number: int, bits: Bits, people: Floats) -> Bits:
+        """int8 ``[number, k]``: what the leaders of lane s under so many perturbations say of everybody."""
+        state.calls[s] += number
         if isinstance(state, Perturbed):
-            return bits[self._leaders(state, number)]
-        noise = self._noise(state.rng, number, state.costs.points)
-        return state.costs.leaders(noise).predict(people)
+            return bits[self._leaders(state, s, number)]
+        costs = state.costs[s]
+        return costs.leaders(self._noise(state.rngs[s], number, costs.points)).predict(people)
 
-    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        accepted = self._say(state, 1, bits, people)[0] == 1
-        treatment = self._say(state, self.draws, bits, people).mean(axis=0, dtype=np.float64)
+    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
+        parts = [self._act(state, s, bits[s], people[s]) for s in range(len(people))]
+        treatment, accepted, inverse = (np.stack(part) for part in zip(*parts))
+        return treatment, accepted, inverse
+
+    def _act(self, state: Any, s: int, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
+        """:meth:`act` in one lane, ``[k]`` each."""
+        accepted = self._say(state, s, 1, bits, people)[0] == 1
+        treatment = self._say(state, s, self.draws, bits, people).mean(axis=0, dtype=np.float64)
         most = int(np.ceil(np.sqrt(self.rounds))) if self.resamples is None else self.resamples
         inverse = np.ones(len(accepted))
         waiting, tried = accepted.copy(), 0
         while waiting.any() and tried < most:
-            for says in self._say(state, min(_TOGETHER, most - tried), bits, people):
+            for says in self._say(state, s, min(_TOGETHER, most - tried), bits, people):
                 tried += 1
                 inverse[waiting] = tried
                 waiting &= says == 0
@@ -190,53 +236,13 @@ class ContextSemiBanditFTPL(OneSidedMethod):
                     break
         return treatment, accepted, inverse
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         people, bits, accepted, inverse = kept
         if isinstance(state, Perturbed):
-            add_losses(state.losses[0], bits, accepted, inverse, labels, a, b, self.price)
+            add_losses(state.losses, bits, accepted, inverse, labels, pairs, self.price)
             return
-        costs = np.zeros(len(accepted))
-        costs[accepted] = (1.0 - 2.0 * labels[accepted]) * inverse[accepted]
-        if a >= 0:
-            costs[a] += self.price
-            costs[b] -= self.price
-        state.costs.add(people, costs)
-
-
-class OracleLearner(OneSidedLearner):
-    """A learner that knows its rules through an optimiser alone.
-
-    >>> import numpy as np
-    >>> from heedful.bandits import ContextSemiBanditFTPL, StumpOracle
-    >>> who_may_come = np.random.default_rng(0).uniform(size=(50, 3))
-    >>> learner = ContextSemiBanditFTPL(rounds=100, noise=1.0).start(StumpOracle(who_may_come), people=2)
-    >>> learner.decide(who_may_come[:2]).accepted.shape, int(learner.state.calls[0]) >= 51
-    ((2,), True)
-    """
-
-    def __init__(
-        self, method: ContextSemiBanditFTPL, oracle: ClassificationOracle, people: int, seed: int,
-        max_pending: int | None, expire_after: int | None,
-    ) -> None:  # fmt: skip
-        self.oracle, self.people, self.features = oracle, whole("people", people), oracle.features
-        rng = np.random.default_rng(whole("seed", seed, least=0))
-        state = Charged(Costs(oracle), np.zeros(1, dtype=np.int64), rng)
-        super().__init__(method, state, 1, max_pending, expire_after)
-
-    def bits(self, people: Floats) -> Bits:
-        return np.empty((0, len(people)), dtype=np.int8)
-
-    def state_arrays(self) -> dict[str, NDArray[Any]]:
-        costs = self.state.costs
-        return super().state_arrays() | {"people": costs.people, "costs": costs.costs}
-
-    def set_state_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
-        people, costs = arrays["people"], arrays["costs"]
-        if people.shape != (len(costs), self.features):
-            raise ValueError(f"people: has shape {list(people.shape)}, must be [{len(costs)}, {self.features}]")
-        self.state.calls[...] = arrays["calls"]
-        self.state.rng.bit_generator.state = json.loads(str(arrays["rng"]))
-        self.state.costs.restore(people, costs)
-
-    def _about(self) -> str:
-        return f"{super()._about()}, {self.oracle}, {self.people} people"
+        charges = np.where(accepted, (1.0 - 2.0 * np.where(accepted, labels, 0.0)) * inverse, 0.0)
+        for s in np.flatnonzero(pairs[:, 0] >= 0):
+            charges[s, pairs[s]] += self.price, -self.price
+        for costs, who, charge in zip(state.costs, people, charges):
+            costs.add(who, charge)

@@ -28,15 +28,15 @@ Floats = NDArray[np.float64]
 
 
 class _Discounted(NamedTuple):
-    """Arrays with a leading axis of 1.
+    """What discounting learners each know.
 
     Attributes:
-        vectors: ``[1, K, d]``.
-        numbers: ``[1, 7]``: gamma, lam, scale, sqrt(lam) S, s^2, 2 log(1/delta) and U^2 / (lam d).
-        sums: ``[1, 2, d, d]``: of u u^T, weighted by gamma and by its square.
-        target: ``[1, d]``: of u y, weighted by gamma.
-        rounds: ``[1]``: decided.
-        inverse, work: ``[1, d, d]`` and ``[1, 2, d]``: room to work in.
+        vectors: ``[lanes, K, d]``.
+        numbers: ``[lanes, 7]``: gamma, lam, scale, sqrt(lam) S, s^2, 2 log(1/delta) and U^2 / (lam d).
+        sums: ``[lanes, 2, d, d]``: of u u^T, weighted by gamma and by its square.
+        target: ``[lanes, d]``: of u y, weighted by gamma.
+        rounds: ``[lanes]``: decided.
+        inverse, work: ``[lanes, d, d]`` and ``[lanes, 2, d]``: room to work in.
     """
 
     vectors: Floats
@@ -68,20 +68,20 @@ def _invert(matrix):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _decide(state):  # type: ignore[no-untyped-def]
-    numbers, t, vectors = state.numbers[0], state.rounds[0], state.vectors[0]
+def _decide_one(state, s):  # type: ignore[no-untyped-def]
+    numbers, t, vectors = state.numbers[s], state.rounds[s], state.vectors[s]
     gamma, ridge = numbers[0], numbers[1]
     seen = numbers[6] * (1.0 - gamma ** (2.0 * t)) / (1.0 - gamma * gamma)
     radius = numbers[2] * (numbers[3] + np.sqrt(numbers[4] * (numbers[5] + len(vectors[0]) * np.log(1.0 + seen))))
-    squared, inverse = state.sums[0, 1], state.inverse[0]
-    solved, estimate = state.work[0, 0], state.work[0, 1]
+    squared, inverse = state.sums[s, 1], state.inverse[s]
+    solved, estimate = state.work[s, 0], state.work[s, 1]
     n = len(inverse)
     for i in range(n):
         for j in range(n):
-            inverse[i, j] = state.sums[0, 0, i, j] + (ridge if i == j else 0.0)
+            inverse[i, j] = state.sums[s, 0, i, j] + (ridge if i == j else 0.0)
     _invert(inverse)
     for i in range(n):
-        estimate[i] = dot(inverse[i], state.target[0])
+        estimate[i] = dot(inverse[i], state.target[s])
     top, found = -np.inf, 0
     for k in range(len(vectors)):
         for i in range(n):
@@ -90,27 +90,39 @@ def _decide(state):  # type: ignore[no-untyped-def]
         index = dot(vectors[k], estimate) + radius * np.sqrt(length)
         if index > top + 1e-12:
             top, found = index, k
-    state.rounds[0] += 1
+    state.rounds[s] += 1
     return found
 
 
 @numba.njit(cache=True, nogil=True)
-def _learn(state, action, reward):  # type: ignore[no-untyped-def]
-    gamma, u, target = state.numbers[0, 0], state.vectors[0, action], state.target[0]
+def _decide(state, actions):  # type: ignore[no-untyped-def]
+    for s in range(len(actions)):
+        actions[s] = _decide_one(state, s)
+
+
+@numba.njit(cache=True, nogil=True)
+def _learn_one(state, s, action, reward):  # type: ignore[no-untyped-def]
+    gamma, u, target = state.numbers[s, 0], state.vectors[s, action], state.target[s]
     for i in range(len(u)):
         target[i] = gamma * target[i] + u[i] * reward
         for j in range(len(u)):
-            state.sums[0, 0, i, j] = gamma * state.sums[0, 0, i, j] + u[i] * u[j]
-            state.sums[0, 1, i, j] = gamma * gamma * state.sums[0, 1, i, j] + u[i] * u[j]
+            state.sums[s, 0, i, j] = gamma * state.sums[s, 0, i, j] + u[i] * u[j]
+            state.sums[s, 1, i, j] = gamma * gamma * state.sums[s, 1, i, j] + u[i] * u[j]
+
+
+@numba.njit(cache=True, nogil=True)
+def _learn(state, actions, rewards):  # type: ignore[no-untyped-def]
+    for s in range(len(actions)):
+        _learn_one(state, s, actions[s], rewards[s])
 
 
 @numba.njit(cache=True, nogil=True)
 def _run(state, world, chosen):  # type: ignore[no-untyped-def]
     mean = np.zeros(len(world.output))
     for t in range(len(chosen)):
-        action = _decide(state)
+        action = _decide_one(state, 0)
         chosen[t] = action
-        _learn(state, action, mean_reward(world, mean, action) + world.noise[t])
+        _learn_one(state, 0, action, mean_reward(world, mean, action) + world.noise[t])
         jump(world, mean, action, 1)
 
 
@@ -144,21 +156,21 @@ class DLinUCB(VectorMethod):
         if self.ridge is not None:
             between("ridge", self.ridge, 0.0, open_low=True)
 
-    def begin(self, vectors: Floats) -> _Discounted:
+    def begin(self, vectors: Floats, lanes: int = 1) -> _Discounted:
         ridge, d = math.log(self.horizon) if self.ridge is None else float(self.ridge), vectors.shape[1]
         spread = float((vectors**2).sum(axis=1).max()) / (ridge * d)
         first, variance = self.size * math.sqrt(ridge), self.noise**2
         numbers = [self.gamma, ridge, self.scale, first, variance, 2.0 * math.log(self.horizon), spread]
         return _Discounted(
-            vectors[None].copy(), np.array([numbers]), np.zeros((1, 2, d, d)), np.zeros((1, d)),
-            np.zeros(1, dtype=np.int64), np.zeros((1, d, d)), np.zeros((1, 2, d)),
+            np.tile(vectors, (lanes, 1, 1)), np.tile(numbers, (lanes, 1)), np.zeros((lanes, 2, d, d)),
+            np.zeros((lanes, d)), np.zeros(lanes, dtype=np.int64), np.zeros((lanes, d, d)), np.zeros((lanes, 2, d)),
         )  # fmt: skip
 
-    def decide(self, state: _Discounted) -> tuple[int, bool]:
-        return _decide(state), True
+    def decide(self, state: _Discounted, actions: Any, counted: Any) -> None:
+        _decide(state, actions)
 
-    def learn(self, state: _Discounted, action: int, reward: float) -> None:
-        _learn(state, action, reward)
+    def learn(self, state: _Discounted, actions: Any, rewards: Any, counted: Any) -> None:
+        _learn(state, actions, rewards)
 
     def run(self, state: _Discounted, world: World, chosen: Any) -> None:
         _run(state, world, chosen)

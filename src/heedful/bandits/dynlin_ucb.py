@@ -36,15 +36,15 @@ ROUND, EPOCH, LEFT, HELD = 0, 1, 2, 3
 
 
 class Optimist(NamedTuple):
-    """What an optimistic learner of one linear model knows; a leading axis of 1.
+    """What optimistic learners of one linear model each know.
 
     Attributes:
-        vectors: float64 ``[1, K, d]``: the actions.
-        radius: float64 ``[1, 7]``: scale, c1 sqrt(lam), c2 / sqrt(lam), s^2, log(1/delta), d/2 and U^2 / (d lam).
-        stretch: float64 ``[1]``: 1 / log(1/rho); 0 for epochs of one round.
-        inverse, estimate: float64 ``[1, 1, d, d]`` and ``[1, 1, d]``: V^-1 and h.
-        counters: int64 ``[1, 4]``: rounds decided, epochs begun, rounds left of this one, the action held.
-        work: float64 ``[1, d]``: room to work in.
+        vectors: float64 ``[lanes, K, d]``: the actions.
+        radius: float64 ``[lanes, 7]``: scale, c1 sqrt(lam), c2 / sqrt(lam), s^2, log(1/delta), d/2, U^2 / (d lam).
+        stretch: float64 ``[lanes]``: 1 / log(1/rho); 0 for epochs of one round.
+        inverse, estimate: float64 ``[lanes, 1, d, d]`` and ``[lanes, 1, d]``: V^-1 and h.
+        counters: int64 ``[lanes, 4]``: rounds decided, epochs begun, rounds left of this one, the action held.
+        work: float64 ``[lanes, d]``: room to work in.
     """
 
     vectors: Floats
@@ -71,23 +71,38 @@ def epoch_length(epoch, stretch):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def decide(state):  # type: ignore[no-untyped-def]
-    """One round: the action, and whether it is the epoch's last."""
-    counters = state.counters[0]
+def decide_one(state, s):  # type: ignore[no-untyped-def]
+    """One round of lane s: the action, and whether it is the epoch's last."""
+    counters = state.counters[s]
     if counters[LEFT] == 0:
         counters[EPOCH] += 1
-        radius = beta(state.radius[0], counters[ROUND])
-        counters[HELD] = most_promising(state.vectors[0], state.inverse[0, 0], state.estimate[0, 0], radius)
-        counters[LEFT] = epoch_length(counters[EPOCH], state.stretch[0])
+        radius = beta(state.radius[s], counters[ROUND])
+        counters[HELD] = most_promising(state.vectors[s], state.inverse[s, 0], state.estimate[s, 0], radius)
+        counters[LEFT] = epoch_length(counters[EPOCH], state.stretch[s])
     counters[ROUND] += 1
     counters[LEFT] -= 1
     return counters[HELD], counters[LEFT] == 0
 
 
 @numba.njit(cache=True, nogil=True)
-def learn(state, action, reward):  # type: ignore[no-untyped-def]
+def decide(state, actions, counted):  # type: ignore[no-untyped-def]
+    """One round of every lane."""
+    for s in range(len(actions)):
+        actions[s], counted[s] = decide_one(state, s)
+
+
+@numba.njit(cache=True, nogil=True)
+def learn_one(state, s, action, reward):  # type: ignore[no-untyped-def]
     """The reward of an epoch's last round."""
-    add_row(state.inverse[0, 0], state.estimate[0, 0], state.vectors[0, action], reward, state.work[0])
+    add_row(state.inverse[s, 0], state.estimate[s, 0], state.vectors[s, action], reward, state.work[s])
+
+
+@numba.njit(cache=True, nogil=True)
+def learn(state, actions, rewards, counted):  # type: ignore[no-untyped-def]
+    """The rewards of every lane."""
+    for s in range(len(actions)):
+        if counted[s]:
+            learn_one(state, s, actions[s], rewards[s])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -95,7 +110,7 @@ def run(state, world, chosen):  # type: ignore[no-untyped-def]
     """A whole run, an epoch at a time."""
     mean, t, counters = np.zeros(len(world.output)), 0, state.counters[0]
     while t < len(chosen):
-        action, _ = decide(state)
+        action, _ = decide_one(state, 0)
         held = min(counters[LEFT], len(chosen) - t - 1)
         counters[ROUND] += held
         counters[LEFT] -= held
@@ -103,19 +118,20 @@ def run(state, world, chosen):  # type: ignore[no-untyped-def]
         t += held + 1
         jump(world, mean, action, held)
         if counters[LEFT] == 0:
-            learn(state, action, mean_reward(world, mean, action) + world.noise[t - 1])
+            learn_one(state, 0, action, mean_reward(world, mean, action) + world.noise[t - 1])
         jump(world, mean, action, 1)
 
 
-def optimist(vectors: Floats, ridge: float, stretch: float, scale: float, first: float, drift: float,
+def optimist(vectors: Floats, lanes: int, ridge: float, stretch: float, scale: float, first: float, drift: float,
              variance: float, horizon: int) -> Optimist:  # fmt: skip
     """Nothing seen yet; ``first`` and ``drift`` are c1 and c2."""
     d, root = vectors.shape[1], math.sqrt(ridge)
     spread = float((vectors**2).sum(axis=1).max()) / (d * ridge)
     numbers = [scale, first * root, drift / root, variance, math.log(horizon), d / 2, spread]
     return Optimist(
-        vectors[None].copy(), np.array([numbers]), np.array([stretch]), np.eye(d)[None, None] / ridge,
-        np.zeros((1, 1, d)), np.zeros((1, 4), dtype=np.int64), np.zeros((1, d)),
+        np.tile(vectors, (lanes, 1, 1)), np.tile(numbers, (lanes, 1)), np.full(lanes, stretch),
+        np.tile(np.eye(d) / ridge, (lanes, 1, 1, 1)), np.zeros((lanes, 1, d)), np.zeros((lanes, 4), dtype=np.int64),
+        np.zeros((lanes, d)),
     )  # fmt: skip
 
 
@@ -186,17 +202,19 @@ class DynLinUCB(VectorMethod):
     def longest(self, rounds: int) -> int:
         return epoch_length(rounds, self.stretch)
 
-    def begin(self, vectors: Floats) -> Optimist:
+    def begin(self, vectors: Floats, lanes: int = 1) -> Optimist:
         ridge = math.log(self.horizon) if self.ridge is None else float(self.ridge)
         largest = float(np.linalg.norm(vectors, axis=1).max())
         drift = largest**2 * self.omega * self.phi * (self.push + 1.0) / (1.0 - self.rho)
-        return optimist(vectors, ridge, self.stretch, self.scale, self.size, drift, self.deviation**2, self.horizon)
+        return optimist(
+            vectors, lanes, ridge, self.stretch, self.scale, self.size, drift, self.deviation**2, self.horizon
+        )
 
-    def decide(self, state: Optimist) -> tuple[int, bool]:
-        return decide(state)
+    def decide(self, state: Optimist, actions: Any, counted: Any) -> None:
+        decide(state, actions, counted)
 
-    def learn(self, state: Optimist, action: int, reward: float) -> None:
-        learn(state, action, reward)
+    def learn(self, state: Optimist, actions: Any, rewards: Any, counted: Any) -> None:
+        learn(state, actions, rewards, counted)
 
     def run(self, state: Optimist, world: World, chosen: Any) -> None:
         run(state, world, chosen)

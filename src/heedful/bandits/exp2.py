@@ -17,40 +17,47 @@ from typing import Any, ClassVar, Literal
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from heedful.bandits.base import Kept, between, whole
-from heedful.bandits.one_sided import Bits, Floats, OneSidedMethod, add_losses
+from heedful.bandits.linear_rules import Bits, Floats
+from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses
 
 
 @numba.njit(cache=True, nogil=True)
-def _act(losses, bits, eta, mix, uniform, drawn):  # type: ignore[no-untyped-def]
-    """Policy on each person, who is accepted, and 1 / q of the accepted."""
-    rules, people = bits.shape
-    weights = np.exp(-eta * (losses - losses.min()))
-    weights *= (1.0 - mix) / weights.sum()
-    if uniform:
-        weights += mix / rules
-    else:
-        weights[0] += mix
-    treatment, found = np.zeros(people), 0
-    for h in range(rules):
+def act_by_weights(losses, bits, eta, mix, uniform, drawn):  # type: ignore[no-untyped-def]
+    """Policy on each person, who is accepted, and 1 / q of the accepted; ``drawn``: float64 ``[lanes]``, uniform."""
+    lanes, rules, people = bits.shape
+    all_treatment, all_inverse = np.zeros((lanes, people)), np.ones((lanes, people))
+    all_accepted = np.empty((lanes, people), dtype=np.bool_)
+    for s in range(lanes):
+        treatment, accepted, inverse, says = all_treatment[s], all_accepted[s], all_inverse[s], bits[s]
+        weights, found = np.exp(-eta * (losses[s] - losses[s].min())), 0
+        weights *= (1.0 - mix) / weights.sum()
+        if uniform:
+            weights += mix / rules
+        else:
+            weights[0] += mix
+        for h in range(rules):
+            for i in range(people):
+                treatment[i] += weights[h] * says[h, i]
+        left = drawn[s] * weights.sum()
+        for h in range(rules):
+            if weights[h] > 0.0:
+                found = h
+                left -= weights[h]
+                if left < 0.0:
+                    break
         for i in range(people):
-            treatment[i] += weights[h] * bits[h, i]
-    left = drawn * weights.sum()
-    for h in range(rules):
-        if weights[h] > 0.0:
-            found = h
-            left -= weights[h]
-            if left < 0.0:
-                break
-    accepted, inverse = np.empty(people, dtype=np.bool_), np.ones(people)
-    for i in range(people):
-        treatment[i] = min(1.0, treatment[i])
-        accepted[i] = bits[found, i] == 1
-        if accepted[i]:
-            inverse[i] = 1.0 / treatment[i]
-    return treatment, accepted, inverse
+            treatment[i] = min(1.0, treatment[i])
+            accepted[i] = says[found, i] == 1
+            if accepted[i]:
+                inverse[i] = 1.0 / treatment[i]
+    return all_treatment, all_accepted, all_inverse
+
+
+def uniforms(rngs: tuple[np.random.Generator, ...]) -> Floats:
+    """float64 ``[lanes]``: the next number in [0, 1) of each generator."""
+    return np.array([rng.random() for rng in rngs])
 
 
 @dataclass(frozen=True)
@@ -97,10 +104,10 @@ class Exp2(OneSidedMethod):
         spread = people**2 / (1 - mix) + penalty**2
         return np.log(rules) / eta + 2 * eta * self.rounds * spread + mix * self.rounds * (people + 2 * penalty)
 
-    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        _, eta, mix = self.settings(*bits.shape)
-        return _act(state.losses[0], bits, eta, mix, self.explore == "uniform", state.rng.random())
+    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
+        _, eta, mix = self.settings(*bits.shape[1:])
+        return act_by_weights(state.losses, bits, eta, mix, self.explore == "uniform", uniforms(state.rngs))
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         _, bits, accepted, inverse = kept
-        add_losses(state.losses[0], bits, accepted, inverse, labels, a, b, self.settings(*bits.shape)[0])
+        add_losses(state.losses, bits, accepted, inverse, labels, pairs, self.settings(*bits.shape[1:])[0])

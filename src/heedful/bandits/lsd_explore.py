@@ -19,19 +19,17 @@ from heedful.bandits.base import between, whole
 from heedful.bandits.lsd import Payoffs
 from heedful.bandits.lsd_learner import (
     BEGAN,
-    FILL,
     NOW,
-    RULE,
+    Bits,
     Floats,
     Ints,
+    ScheduleMethod,
     Seen,
-    SwitchMethod,
-    add_reward,
     adopt,
     follow,
-    nothing_seen,
+    scheduled,
 )
-from heedful.bandits.lsd_rounding import IDLE, due
+from heedful.bandits.lsd_rounding import IDLE
 from heedful.bandits.streams import streams
 
 
@@ -46,7 +44,7 @@ def one_set(arms: int, window: int) -> Ints:
 
 
 @dataclass(frozen=True)
-class LSDExploreCommit(SwitchMethod):
+class LSDExploreCommit(ScheduleMethod):
     """Exploration first, then a schedule.
 
     Attributes:
@@ -75,15 +73,12 @@ class LSDExploreCommit(SwitchMethod):
         sets = math.ceil(self.share * ratio * math.log(self.horizon) ** (1 / 3))
         return min(self.horizon // 2, sets * len(one_set(arms, window)))
 
-    def begin(self, arms: int, window: int, seed: int) -> Seen:
-        return nothing_seen(arms, window, seed)
-
-    def estimates(self, state: Seen) -> Payoffs:
+    def estimates(self, state: Seen, s: int = 0) -> Payoffs:
         """Isotonic means; a state never seen pays what the next worse one does."""
         from sklearn.isotonic import isotonic_regression
 
-        counts, table = state.counts[0], np.zeros(state.counts.shape[1:])
-        for row, seen, sums in zip(table, counts, state.sums[0]):
+        counts, table = state.counts[s], np.zeros(state.counts.shape[1:])
+        for row, seen, sums in zip(table, counts, state.sums[s]):
             places = np.flatnonzero(seen)
             if len(places):
                 weights = seen[places].astype(np.float64)
@@ -93,33 +88,30 @@ class LSDExploreCommit(SwitchMethod):
         return Payoffs.of_table(np.clip(table, 0.0, 1.0))
 
     def _commit(self, state: Seen) -> None:
-        adopt(state, self.estimates(state), self.draws, self.planner)
+        """Makes the schedules of all lanes that have none."""
+        for s in np.flatnonzero(state.clock[:, BEGAN] == 0).tolist():
+            adopt(state, s, self.estimates(state, s), self.draws, self.planner)
 
-    def next_arm(self, state: Seen) -> tuple[int, bool]:
-        clock, (arms, width) = state.clock[0], state.counts.shape[1:]
-        now, end = int(clock[NOW]), self.exploration(arms, width // 2)
-        if now < end:
-            return int(one_set(arms, width // 2)[now % len(one_set(arms, width // 2))]), True
-        if clock[BEGAN] == 0:
+    def decide(self, state: Seen, arms: Ints, counted: Bits) -> None:
+        k, width = state.counts.shape[1:]
+        now = int(state.clock[0, NOW])
+        if now < self.exploration(k, width // 2):
+            laps = one_set(k, width // 2)
+            arms[:] = laps[now % len(laps)]
+        else:
             self._commit(state)
-        return due(
-            state.cycles[0], clock[RULE], clock[FILL], state.table[0], state.last[0], state.run[0], state.busy[0], now
-        ), True
-
-    def take(self, state: Seen, arm: int, at: int, reward: float) -> None:
-        add_reward(state.counts[0], state.before[0], state.sums[0], state.clock[0], arm, at, reward)
+            scheduled(state, arms)
 
     def run(self, payoffs: Payoffs, marks: Sequence[int], seed: int) -> Floats:
         k, w = payoffs.arms, payoffs.window
-        state, truth, words = self.begin(k, w, seed), payoffs.learnable().table, streams([seed])
+        state, truth, words = self.begin(k, w, [seed]), payoffs.learnable().table, streams([seed])
         end = self.exploration(k, w)
         given = np.resize(one_set(k, w), end)
         total, out = 0.0, []
         for mark in marks:
             total += follow(state, truth, words, given, min(mark, end), 0)
             if mark > end:
-                if state.clock[0, BEGAN] == 0:
-                    self._commit(state)
+                self._commit(state)
                 total += follow(state, truth, words, given, mark, 0)
             out.append(total)
         return np.array(out)

@@ -1,7 +1,8 @@
 """Learners that play one of k last-switch-dependent arms, or none, without knowing what they pay.
 
 An arm's state depends on when it was played, and on nothing else: the learner keeps count of it. A method of this kind
-says what to play next (:class:`SwitchMethod`); states, rewards by state, and saving are here.
+says what to play next (:class:`SwitchMethod`); states, rewards by state, and saving are here, for one learner and for
+many seeds together.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.arms import Reward
+from heedful.bandits.arms import Reward, Rewards, check_reward, check_rewards
 from heedful.bandits.base import Kept, Learner, Method, whole
 from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
 from heedful.bandits.lsd_planning import Plan, plan
 from heedful.bandits.lsd_rounding import IDLE, due
-from heedful.bandits.streams import streams, uniform
+from heedful.bandits.streams import generators, streams, uniform
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bits = NDArray[np.bool_]
 NOW, BEGAN, STALE, RULE, FILL = 0, 1, 2, 3, 4
 
 
@@ -45,19 +47,30 @@ class Turn:
     supported: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Turns:
+    """What is done in a round of every lane: ``arms`` and ``states`` int64 ``[lanes]``, as in :class:`Turn`."""
+
+    token: int
+    arms: Ints
+    states: Ints
+    probability: float = 1.0
+    supported: bool = False
+
+
 class Seen(NamedTuple):
-    """What is known of k arms, and the schedule that is followed; a leading axis of 1.
+    """What is known of k arms, and the schedule that is followed.
 
     Attributes:
-        counts, before: int64 ``[1, k, 2 W]``: rewards seen in each state, now and when the schedule was made.
-        sums: float64 ``[1, k, 2 W]``: of those rewards.
-        last, run: int64 ``[1, k]``: when each arm was last played, and how long its run was.
-        clock: int64 ``[1, 5]``: rounds so far, when the schedule was made, whether a state has been seen as often since
-            as before, and the schedule's rule and fill.
-        cycles: int64 ``[1, 3, k]``: the schedule.
-        busy: int64 ``[1, 2]``: the run in progress.
-        table: float64 ``[1, k, 2 W]``: payoffs that arms are compared by.
-        rng: of schedules.
+        counts, before: int64 ``[lanes, k, 2 W]``: rewards seen in each state, now and when the schedule was made.
+        sums: float64 ``[lanes, k, 2 W]``: of those rewards.
+        last, run: int64 ``[lanes, k]``: when each arm was last played, and how long its run was.
+        clock: int64 ``[lanes, 5]``: rounds so far, when the schedule was made, whether a state has been seen as often
+            since as before, and the schedule's rule and fill.
+        cycles: int64 ``[lanes, 3, k]``: the schedule.
+        busy: int64 ``[lanes, 2]``: the run in progress.
+        table: float64 ``[lanes, k, 2 W]``: payoffs that arms are compared by.
+        rngs: of schedules.
     """
 
     counts: Ints
@@ -69,17 +82,17 @@ class Seen(NamedTuple):
     cycles: Ints
     busy: Ints
     table: Floats
-    rng: np.random.Generator
+    rngs: tuple[np.random.Generator, ...]
 
 
-def nothing_seen(arms: int, window: int, seed: int) -> Seen:
+def nothing_seen(arms: int, window: int, seeds: Sequence[int]) -> Seen:
     """Before round 0; all arms are rested."""
-    last, run = unplayed(arms)
-    shape = (1, arms, 2 * window)
+    last, run = (np.tile(part, (len(seeds), 1)) for part in unplayed(arms))
+    lanes, shape = len(seeds), (len(seeds), arms, 2 * window)
     return Seen(
-        np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64), np.zeros(shape), last[None], run[None],
-        np.zeros((1, 5), dtype=np.int64), np.zeros((1, 3, arms), dtype=np.int64), np.zeros((1, 2), dtype=np.int64),
-        np.ones(shape), np.random.default_rng(seed),
+        np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64), np.zeros(shape), last, run,
+        np.zeros((lanes, 5), dtype=np.int64), np.zeros((lanes, 3, arms), dtype=np.int64),
+        np.zeros((lanes, 2), dtype=np.int64), np.ones(shape), generators(seeds),
     )  # fmt: skip
 
 
@@ -90,6 +103,40 @@ def add_reward(counts, before, sums, clock, arm, at, reward):  # type: ignore[no
     sums[arm, at] += reward
     if counts[arm, at] >= 2 * max(1, before[arm, at]):
         clock[STALE] = 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _take(counts, before, sums, clock, arms, places, rewards, counted):  # type: ignore[no-untyped-def]
+    for s in range(len(arms)):
+        if counted[s]:
+            add_reward(counts[s], before[s], sums[s], clock[s], arms[s], places[s], rewards[s])
+
+
+@numba.njit(cache=True, nogil=True)
+def _scheduled(cycles, clock, table, last, run, busy, arms):  # type: ignore[no-untyped-def]
+    for s in range(len(arms)):
+        c = clock[s]
+        arms[s] = due(cycles[s], c[RULE], c[FILL], table[s], last[s], run[s], busy[s], c[NOW])
+
+
+def scheduled(state: Seen, arms: Ints) -> None:
+    """Fills in, in every lane, the arm that its schedule plays in the coming round; -1 for none."""
+    _scheduled(state.cycles, state.clock, state.table, state.last, state.run, state.busy, arms)
+
+
+@numba.njit(cache=True, nogil=True)
+def _play(last, run, clock, window, arms, counted, places, states):  # type: ignore[no-untyped-def]
+    """Plays an arm in every lane; fills in its place in the table and its state, and that idle lanes count nothing."""
+    for s in range(len(arms)):
+        arm, now = arms[s], clock[s, NOW]
+        places[s] = states[s] = 0
+        if arm == IDLE:
+            counted[s] = False
+        else:
+            at = place(last[s, arm], run[s, arm], now, window)
+            places[s], states[s] = at, at - window if at < window else at - window + 1
+            mark_played(last[s], run[s], arm, now)
+        clock[s, NOW] += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -113,22 +160,22 @@ def _follow(counts, before, sums, last, run, clock, cycles, busy, table, truth, 
 
 
 def follow(state: Seen, truth: Floats, words: Any, given: Ints, until: int, shortest: int) -> float:
-    """:func:`_follow` on a learner's state."""
+    """:func:`_follow` on the state of a learner on its own."""
     return _follow(
         state.counts[0], state.before[0], state.sums[0], state.last[0], state.run[0], state.clock[0], state.cycles[0],
         state.busy[0], state.table[0], truth, words, given, until, shortest,
     )  # fmt: skip
 
 
-def adopt(state: Seen, payoffs: Payoffs, draws: int, method: str) -> Plan:
-    """Makes a schedule from estimated payoffs, and follows it from now on."""
-    made = plan(payoffs, state.rng, draws, method, rounds=10 * payoffs.window)
+def adopt(state: Seen, s: int, payoffs: Payoffs, draws: int, method: str) -> Plan:
+    """Makes a schedule for lane s from estimated payoffs, and follows it from now on."""
+    made = plan(payoffs, state.rngs[s], draws, method, rounds=10 * payoffs.window)
     cycles, rule, fill = made.schedule.arrays
     # It was tried from round 0 on; here it begins now.
-    cycles[2] = (cycles[2] - state.clock[0, NOW]) % np.maximum(1, cycles[0] + cycles[1])
-    state.cycles[0], state.table[0], state.before[0] = cycles, payoffs.table, state.counts[0]
-    state.clock[0, 1:] = state.clock[0, NOW], 0, rule, fill
-    state.busy[0] = 0
+    cycles[2] = (cycles[2] - state.clock[s, NOW]) % np.maximum(1, cycles[0] + cycles[1])
+    state.cycles[s], state.table[s], state.before[s] = cycles, payoffs.table, state.counts[s]
+    state.clock[s, 1:] = state.clock[s, NOW], 0, rule, fill
+    state.busy[s] = 0
     return made
 
 
@@ -138,16 +185,23 @@ class SwitchMethod(Method):
 
     kind: ClassVar[str] = "switching"
 
-    def begin(self, arms: int, window: int, seed: int) -> Any:
-        """The state at first."""
+    def begin(self, arms: int, window: int, seeds: Sequence[int]) -> Any:
+        """The state at first: a named tuple with a lane per seed, of which ``last``, ``run`` and ``clock`` are as in
+        :class:`Seen`."""
         raise NotImplementedError
 
-    def next_arm(self, state: Any) -> tuple[int, bool]:
-        """The arm of the coming round, -1 for none, and whether its reward is learned from."""
+    def decide(self, state: Any, arms: Ints, counted: Bits) -> None:
+        """Decides in every lane: fills in the arm of the coming round, -1 for none, and whether its reward is learned.
+
+        Args:
+            state: changes in place.
+            arms: int64 ``[lanes]``.
+            counted: bool ``[lanes]``, all True.
+        """
         raise NotImplementedError
 
-    def take(self, state: Any, arm: int, at: int, reward: float) -> None:
-        """Learns a reward of an arm in its ``at``-th state."""
+    def take(self, state: Any, arms: Ints, places: Ints, rewards: Floats, counted: Bits) -> None:
+        """Learns in every lane that is counted the reward of an arm in its ``places``-th state; arrays ``[lanes]``."""
         raise NotImplementedError
 
     def run(self, payoffs: Payoffs, marks: Sequence[int], seed: int) -> Floats:
@@ -157,7 +211,7 @@ class SwitchMethod(Method):
     def start(
         self, arms: int, window: int, seed: int = 0, max_pending: int | None = None, expire_after: int | None = None
     ) -> SwitchLearner:
-        """A learner.
+        """A learner on its own.
 
         Args:
             arms: k.
@@ -167,12 +221,52 @@ class SwitchMethod(Method):
 
         Raises ValueError for numbers below 1, or a negative seed.
         """
-        streams([seed])
-        return SwitchLearner(self, whole("arms", arms), whole("window", window), seed, max_pending, expire_after)
+        return SwitchLearner(self, arms, window, [seed], max_pending, expire_after)
+
+    def many(
+        self, arms: int, window: int, seeds: Sequence[int] = (0,),
+        max_pending: int | None = None, expire_after: int | None = None,
+    ) -> SwitchLanes:  # fmt: skip
+        """A lane per seed, each making the decisions of ``start(..., seed)``. Raises as :meth:`start`."""
+        return SwitchLanes(self, arms, window, seeds, max_pending, expire_after)
 
 
-class SwitchLearner(Learner[Reward]):
-    """``decide()``, ``update(Reward)`` with rewards in [0, 1].
+class ScheduleMethod(SwitchMethod):
+    """One that follows a schedule, and counts what it sees in :class:`Seen`."""
+
+    def begin(self, arms: int, window: int, seeds: Sequence[int]) -> Seen:
+        return nothing_seen(arms, window, seeds)
+
+    def take(self, state: Seen, arms: Ints, places: Ints, rewards: Floats, counted: Bits) -> None:
+        _take(state.counts, state.before, state.sums, state.clock, arms, places, rewards, counted)
+
+
+class _Switching(Learner[Any]):
+    """What a learner on its own and many together have in common."""
+
+    method: SwitchMethod
+
+    def __init__(
+        self, method: SwitchMethod, arms: int, window: int, seeds: Sequence[int], max_pending: int | None,
+        expire_after: int | None,
+    ) -> None:  # fmt: skip
+        self.arms, self.window, lanes = whole("arms", arms), whole("window", window), len(streams(seeds))
+        super().__init__(method, method.begin(self.arms, self.window, seeds), lanes, max_pending, expire_after)
+
+    def _decide(self) -> tuple[int, Ints, Ints]:
+        """A token, arms and their states."""
+        arms, counted = np.empty(self.lanes, dtype=np.int64), np.ones(self.lanes, dtype=np.bool_)
+        places, states = np.empty_like(arms), np.empty_like(arms)
+        self.method.decide(self.state, arms, counted)
+        _play(self.state.last, self.state.run, self.state.clock, self.window, arms, counted, places, states)
+        return self.ledger.issue((arms, places, counted)), arms, states
+
+    def _about(self) -> str:
+        return f"{super()._about()}, {self.arms} arms, window {self.window}"
+
+
+class SwitchLearner(_Switching):
+    """One learner: ``decide()``, ``update(Reward)`` with rewards in [0, 1].
 
     >>> from heedful.bandits import LSDOptimistic, Reward
     >>> learner = LSDOptimistic(horizon=1000).start(arms=3, window=4)
@@ -182,38 +276,39 @@ class SwitchLearner(Learner[Reward]):
     (0, 4, 1)
     """
 
-    method: SwitchMethod
-
-    def __init__(
-        self, method: SwitchMethod, arms: int, window: int, seed: int, max_pending: int | None,
-        expire_after: int | None,
-    ) -> None:  # fmt: skip
-        super().__init__(method, method.begin(arms, window, seed), 1, max_pending, expire_after)
-        self.arms, self.window = arms, window
-
     def decide(self) -> Turn:
         """What to play in the coming round."""
-        arm, counts = self.method.next_arm(self.state)
-        last, run, now, at, shown = self.state.last[0], self.state.run[0], int(self.state.clock[0, NOW]), 0, 0
-        if arm != IDLE:
-            at = place(last[arm], run[arm], now, self.window)
-            shown = at - self.window if at < self.window else at - self.window + 1
-            mark_played(last, run, arm, now)
-        self.state.clock[0, NOW] += 1
-        return Turn(self.ledger.issue((arm, at, counts and arm != IDLE)), arm, shown)
+        token, arms, states = self._decide()
+        return Turn(token, int(arms[0]), int(states[0]))
 
     def check_feedback(self, kept: Kept, feedback: Reward) -> None:
-        try:
-            reward = float(feedback.reward)
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"feedback={feedback!r}: must be a Reward with a number") from None
-        if not 0.0 <= reward <= 1.0:
-            raise ValueError(f"reward={reward}: must be in [0, 1]")
+        check_reward(feedback, unit=True)
 
     def learn(self, kept: Kept, feedback: Reward) -> None:
-        arm, at, counts = kept
-        if counts:
-            self.method.take(self.state, arm, at, float(feedback.reward))
+        arms, places, counted = kept
+        self.method.take(self.state, arms, places, np.array([feedback.reward], dtype=np.float64), counted)
 
-    def _about(self) -> str:
-        return f"{super()._about()}, {self.arms} arms, window {self.window}"
+
+class SwitchLanes(_Switching):
+    """Many seeds together: ``decide()`` and ``update(Rewards)``, with a leading axis of lanes; rewards of lanes that
+    were idle are ignored, whatever they are.
+
+    >>> from heedful.bandits import LSDOptimistic, Rewards
+    >>> lanes = LSDOptimistic(horizon=1000).many(arms=3, window=4, seeds=range(2))
+    >>> turns = lanes.decide()
+    >>> lanes.update(Rewards(turns.token, turns.arms * 0.5))
+    >>> turns.arms.tolist(), turns.states.tolist(), lanes.counts.learned
+    ([0, 0], [4, 4], 1)
+    """
+
+    def decide(self) -> Turns:
+        """What to play in the coming round of every lane."""
+        token, arms, states = self._decide()
+        return Turns(token, arms.copy(), states)
+
+    def check_feedback(self, kept: Kept, feedback: Rewards) -> None:
+        check_rewards(feedback, kept[0] != IDLE, unit=True)
+
+    def learn(self, kept: Kept, feedback: Rewards) -> None:
+        arms, places, counted = kept
+        self.method.take(self.state, arms, places, np.asarray(feedback.rewards, dtype=np.float64), counted)

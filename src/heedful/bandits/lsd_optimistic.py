@@ -18,24 +18,22 @@ from heedful.bandits.base import between, whole
 from heedful.bandits.lsd import Payoffs
 from heedful.bandits.lsd_learner import (
     BEGAN,
-    FILL,
     NOW,
-    RULE,
     STALE,
+    Bits,
     Floats,
+    Ints,
+    ScheduleMethod,
     Seen,
-    SwitchMethod,
-    add_reward,
     adopt,
     follow,
-    nothing_seen,
+    scheduled,
 )
-from heedful.bandits.lsd_rounding import due
 from heedful.bandits.streams import streams
 
 
 @dataclass(frozen=True)
-class LSDOptimistic(SwitchMethod):
+class LSDOptimistic(ScheduleMethod):
     """Optimism, and a new schedule whenever a state's count doubles.
 
     Attributes:
@@ -60,16 +58,16 @@ class LSDOptimistic(SwitchMethod):
         if self.planner not in ("practical", "lp-round"):
             raise ValueError(f"planner={self.planner!r}: must be practical or lp-round")
 
-    def begin(self, arms: int, window: int, seed: int) -> Seen:
-        state = nothing_seen(arms, window, seed)
-        state.clock[0, STALE] = 1
+    def begin(self, arms: int, window: int, seeds: Sequence[int]) -> Seen:
+        state = super().begin(arms, window, seeds)
+        state.clock[:, STALE] = 1
         return state
 
-    def hopes(self, state: Seen) -> Payoffs:
-        """What the payoffs may be at best."""
-        counts, window = state.counts[0], state.counts.shape[2] // 2
+    def hopes(self, state: Seen, s: int = 0) -> Payoffs:
+        """What the payoffs of lane s may be at best."""
+        counts, window = state.counts[s], state.counts.shape[2] // 2
         width = self.scale * np.sqrt(2.0 * math.log(self.horizon) / np.maximum(1, counts))
-        best = np.where(counts > 0, state.sums[0] / np.maximum(1, counts) + width, 1.0)
+        best = np.where(counts > 0, state.sums[s] / np.maximum(1, counts) + width, 1.0)
         first = 0 if self.monotone else window
         best[:, first:] = np.minimum.accumulate(best[:, first:][:, ::-1], axis=1)[:, ::-1]
         return Payoffs.of_table(np.minimum(best, 1.0), self.monotone)
@@ -79,23 +77,18 @@ class LSDOptimistic(SwitchMethod):
         return int(state.counts.shape[2])
 
     def _renew(self, state: Seen) -> None:
-        now, began = state.clock[0, NOW], state.clock[0, BEGAN]
-        if state.clock[0, STALE] and (now == 0 or now - began >= self._shortest(state)):
-            adopt(state, self.hopes(state), self.draws, self.planner)
+        """Makes new schedules where they are stale and old enough."""
+        clock = state.clock
+        old = (clock[:, NOW] == 0) | (clock[:, NOW] - clock[:, BEGAN] >= self._shortest(state))
+        for s in np.flatnonzero(old & (clock[:, STALE] == 1)).tolist():
+            adopt(state, s, self.hopes(state, s), self.draws, self.planner)
 
-    def next_arm(self, state: Seen) -> tuple[int, bool]:
+    def decide(self, state: Seen, arms: Ints, counted: Bits) -> None:
         self._renew(state)
-        clock = state.clock[0]
-        return due(
-            state.cycles[0], clock[RULE], clock[FILL], state.table[0], state.last[0], state.run[0], state.busy[0],
-            clock[NOW],
-        ), True  # fmt: skip
-
-    def take(self, state: Seen, arm: int, at: int, reward: float) -> None:
-        add_reward(state.counts[0], state.before[0], state.sums[0], state.clock[0], arm, at, reward)
+        scheduled(state, arms)
 
     def run(self, payoffs: Payoffs, marks: Sequence[int], seed: int) -> Floats:
-        state, truth = self.begin(payoffs.arms, payoffs.window, seed), payoffs.learnable().table
+        state, truth = self.begin(payoffs.arms, payoffs.window, [seed]), payoffs.learnable().table
         words, nothing, total, out = streams([seed]), np.zeros(0, dtype=np.int64), 0.0, []
         for mark in marks:
             while state.clock[0, NOW] < mark:

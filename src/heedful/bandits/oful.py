@@ -46,15 +46,15 @@ class OFUL(VectorMethod):
         if self.ridge is not None:
             between("ridge", self.ridge, 0.0, open_low=True)
 
-    def begin(self, vectors: Floats) -> Optimist:
+    def begin(self, vectors: Floats, lanes: int = 1) -> Optimist:
         ridge = math.log(self.horizon) if self.ridge is None else float(self.ridge)
-        return optimist(vectors, ridge, 0.0, self.scale, self.size, 0.0, self.noise**2, self.horizon)
+        return optimist(vectors, lanes, ridge, 0.0, self.scale, self.size, 0.0, self.noise**2, self.horizon)
 
-    def decide(self, state: Optimist) -> tuple[int, bool]:
-        return decide(state)
+    def decide(self, state: Optimist, actions: Any, counted: Any) -> None:
+        decide(state, actions, counted)
 
-    def learn(self, state: Optimist, action: int, reward: float) -> None:
-        learn(state, action, reward)
+    def learn(self, state: Optimist, actions: Any, rewards: Any, counted: Any) -> None:
+        learn(state, actions, rewards, counted)
 
     def run(self, state: Optimist, world: World, chosen: Any) -> None:
         run(state, world, chosen)

@@ -8,11 +8,12 @@ report one ordered pair (a, b) of which a is treated too well. With C as the pri
 
 and up to a constant its first term lives on accepted people, ``h (1 - 2y)``, so that dividing what was seen by the
 probability of seeing it estimates the loss of every rule without bias.
+
+One learner and many seeds together run by the same steps, on arrays with a leading axis of lanes.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -22,88 +23,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.base import Kept, Learner, Method, whole
+from heedful.bandits.linear_rules import Bits, Floats, LinearRules
+from heedful.bandits.streams import generators
 
 if TYPE_CHECKING:
     from heedful.bandits.classification_oracles import ClassificationOracle
 
-Floats = NDArray[np.float64]
-Bits = NDArray[np.int8]
-
-
-@dataclass(frozen=True, eq=False)
-class LinearRules:
-    """Rules ``weights . x >= offset``, which contain the two constants: rule 0 accepts all, rule 1 rejects all.
-
-    Attributes:
-        weights: float64 ``[H, d]``, finite.
-        offsets: float64 ``[H]``; of rule 0 minus infinity, of rule 1 infinity.
-
-    Raises ValueError for other shapes and numbers, and if a constant is missing.
-    """
-
-    weights: Floats
-    offsets: Floats
-
-    def __post_init__(self) -> None:
-        if self.weights.ndim != 2 or self.offsets.shape != (len(self.weights),) or len(self.weights) < 2:
-            raise ValueError("weights: must have shape [H, d] with H of at least 2, and offsets [H]")
-        if not np.isfinite(self.weights).all() or np.isnan(self.offsets).any():
-            raise ValueError("weights: must be finite, and offsets numbers")
-        if self.offsets[0] != -np.inf or self.offsets[1] != np.inf:
-            raise ValueError("offsets: rule 0 must accept all (-inf) and rule 1 reject all (inf)")
-
-    @classmethod
-    def random(cls, people: Floats, rules: int, rng: np.random.Generator, bonus: float = 0.3) -> LinearRules:
-        """The constants, ``rules`` random directions, and copies of half of them that favour a group.
-
-        Args:
-            people: float64 ``[N, d]``, the last feature 1 for the favoured group, else 0.
-            rules: how many; each cuts the people at a quantile drawn from [0.05, 0.95].
-            rng: for directions (normal, 0 on the last feature) and quantiles.
-            bonus: what the copies add to the score of the favoured.
-        """
-        weights = np.zeros((rules, people.shape[1]))
-        weights[:, :-1] = rng.normal(size=(rules, people.shape[1] - 1))
-        scores = people @ weights.T
-        offsets = np.array([np.quantile(s, p) for s, p in zip(scores.T, rng.uniform(0.05, 0.95, rules))])
-        favouring = weights[: rules // 2].copy()
-        favouring[:, -1] = bonus
-        constant = np.zeros((2, people.shape[1]))
-        return cls(
-            np.concatenate([constant, weights, favouring]),
-            np.concatenate([[-np.inf, np.inf], offsets, offsets[: rules // 2]]),
-        )
-
-    @classmethod
-    def stumps(cls, people: Floats) -> LinearRules:
-        """The constants, and every ``x_f >= t`` and ``x_f <= t`` that tells some of the people apart.
-
-        Args:
-            people: float64 ``[N, d]``; thresholds are their values.
-        """
-        weights, offsets = [np.zeros((2, people.shape[1]))], [np.array([-np.inf, np.inf])]
-        for direction, column in zip(np.eye(people.shape[1]), people.T):
-            values = np.unique(column)
-            weights += [np.tile(sign * direction, (len(values) - 1, 1)) for sign in (1.0, -1.0)]
-            offsets += [values[1:], -values[:-1]]
-        return cls(np.concatenate(weights), np.concatenate(offsets))
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    @property
-    def features(self) -> int:
-        """d, by how many numbers a person is described."""
-        return self.weights.shape[1]
-
-    def predict(self, people: Floats) -> Bits:
-        """int8 ``[H, k]``: 1 where a rule accepts a person; people: float64 ``[k, d]``."""
-        return (self.weights @ people.T >= self.offsets[:, None]).view(np.int8)
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Acceptance:
-    """Who is accepted.
+    """Who is accepted; of many seeds together, all arrays have a leading axis of lanes.
 
     Attributes:
         token: by which feedback refers to it.
@@ -114,7 +46,7 @@ class Acceptance:
     """
 
     token: int
-    accepted: NDArray[np.bool_]
+    accepted: Flags
     treatment: Floats
     supported: bool
 
@@ -130,54 +62,59 @@ class Labels:
 
     Attributes:
         token: of the decision.
-        labels: float64 ``[k]``: 1 good, 0 bad; NaN for the rejected, whose labels nobody sees.
-        reported: the pair (a, b) that auditors reported, a treated too well; None if there was none.
+        labels: float64 ``[k]``, or ``[lanes, k]``: 1 good, 0 bad; NaN for the rejected, whose labels nobody sees.
+        reported: the pair (a, b) that auditors reported, a treated too well; None if there was none. Of many seeds
+            together a sequence of these, one per lane.
     """
 
     token: int
     labels: Floats
-    reported: tuple[int, int] | None = None
+    reported: tuple[int, int] | Sequence[tuple[int, int] | None] | None = None
 
 
 class Losses(NamedTuple):
-    """Estimated losses so far: float64 ``[1, H]``; and the generator."""
+    """Estimated losses so far: float64 ``[lanes, H]``; and generators."""
 
     losses: Floats
-    rng: np.random.Generator
+    rngs: tuple[np.random.Generator, ...]
 
 
 @numba.njit(cache=True, nogil=True)
-def add_losses(losses, bits, seen, inverse, labels, a, b, penalty):  # type: ignore[no-untyped-def]
+def add_losses(losses, bits, seen, inverse, labels, pairs, penalty):  # type: ignore[no-untyped-def]
     """Adds to the loss of each rule what it is charged for the people that were seen, and for the reported pair.
 
     Args:
-        losses: float64 ``[H]``.
-        bits: int8 ``[H, k]``: what each rule says.
-        seen: bool ``[k]``: whose labels count.
-        inverse: float64 ``[k]``: what they are multiplied by.
-        labels: float64 ``[k]``; read where seen.
-        a, b: the reported pair; -1: none.
+        losses: float64 ``[lanes, H]``.
+        bits: int8 ``[lanes, H, k]``: what each rule says.
+        seen: bool ``[lanes, k]``: whose labels count.
+        inverse: float64 ``[lanes, k]``: what they are multiplied by.
+        labels: float64 ``[lanes, k]``; read where seen.
+        pairs: int64 ``[lanes, 2]``: the reported pairs; -1: none.
         penalty: C.
     """
-    for i in range(len(labels)):
-        if seen[i]:
-            charge = (1.0 - 2.0 * labels[i]) * inverse[i]
-            for h in range(len(losses)):
-                losses[h] += bits[h, i] * charge
-    if a >= 0:
-        for h in range(len(losses)):
-            losses[h] += penalty * (bits[h, a] - bits[h, b])
+    for s in range(len(losses)):
+        total, says = losses[s], bits[s]
+        for i in range(labels.shape[1]):
+            if seen[s, i]:
+                charge = (1.0 - 2.0 * labels[s, i]) * inverse[s, i]
+                for h in range(len(total)):
+                    total[h] += says[h, i] * charge
+        a, b = pairs[s]
+        if a >= 0:
+            for h in range(len(total)):
+                total[h] += penalty * (says[h, a] - says[h, b])
 
 
 @numba.njit(cache=True, nogil=True)
 def _wrong(labels, accepted, all_seen):  # type: ignore[no-untyped-def]
     """1 if a label that is seen is neither 0 nor 1, 2 if one is given that nobody can see, else 0."""
-    for i in range(len(labels)):
-        if all_seen or accepted[i]:
-            if labels[i] != 0.0 and labels[i] != 1.0:
-                return 1
-        elif labels[i] == labels[i]:
-            return 2
+    for s in range(len(labels)):
+        for i in range(labels.shape[1]):
+            if all_seen or accepted[s, i]:
+                if labels[s, i] != 0.0 and labels[s, i] != 1.0:
+                    return 1
+            elif labels[s, i] == labels[s, i]:
+                return 2
     return 0
 
 
@@ -190,23 +127,27 @@ class OneSidedMethod(Method):
     """Whether it is told the labels of rejected people too, as no real learner is."""
     exact: ClassVar[bool] = True
     """Whether its decisions are drawn with probabilities that it knows."""
+    takes_optimiser: ClassVar[bool] = False
+    """Whether its rules may be known through an optimiser alone."""
 
-    def begin(self, rules: LinearRules, people: int, rng: np.random.Generator, prior: Floats) -> Any:
-        """The state at first: a named tuple; ``prior`` float64 ``[1, H]`` are losses to begin with."""
-        return Losses(prior, rng)
+    def begin(self, rules: Any, people: int, rngs: tuple[np.random.Generator, ...], prior: Floats) -> Any:
+        """The state at first: a named tuple with a lane per generator; ``prior``, float64 ``[lanes, H]``, are losses to
+        begin with."""
+        return Losses(prior, rngs)
 
-    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        """The policy on k people, who is accepted, and what labels will be multiplied by; ``[k]`` each.
+    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
+        """The policy on k people, who is accepted, and what labels will be multiplied by; ``[lanes, k]`` each.
 
         Args:
             state: random numbers are drawn from it; changes in place.
-            bits: int8 ``[H, k]``; H is 0 where rules are known through an optimiser alone.
-            people: float64 ``[k, d]``.
+            bits: int8 ``[lanes, H, k]``; H is 0 where rules are known through an optimiser alone.
+            people: float64 ``[lanes, k, d]``.
         """
         raise NotImplementedError
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
-        """Learns from labels ``[k]``; ``kept``: people, bits, accepted, inverse."""
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
+        """Learns from labels float64 ``[lanes, k]`` and reported pairs int64 ``[lanes, 2]``, -1 where there is none;
+        ``kept``: people, bits, accepted, inverse."""
         raise NotImplementedError
 
     def start(
@@ -219,18 +160,96 @@ class OneSidedMethod(Method):
             rules: among which it chooses; only FTPL takes a class that is known through an optimiser alone.
             people: k, how many arrive in a round, at least 1.
             seed: of its random choices, at least 0.
-            prior: float64 ``[H]``: losses to begin with; None: 0.
+            prior: float64 ``[H]``: losses to begin with; None: 0. An optimiser takes none.
             max_pending, expire_after: see :class:`~heedful.bandits.base.Ledger`.
 
         Raises ValueError for numbers out of range, a prior of another length, and rules that it cannot enumerate.
         """
-        if not isinstance(rules, LinearRules):
-            raise ValueError(f"rules: {self.name} wants LinearRules; only context-semi-bandit-ftpl takes an optimiser")
-        return EnumeratingLearner(self, rules, people, seed, prior, max_pending, expire_after)
+        return OneSidedLearner(self, rules, people, [seed], prior, max_pending, expire_after)
+
+    def many(
+        self, rules: LinearRules | ClassificationOracle, people: int, seeds: Sequence[int] = (0,),
+        prior: ArrayLike | None = None, max_pending: int | None = None, expire_after: int | None = None,
+    ) -> OneSidedLanes:  # fmt: skip
+        """A lane per seed, each making the decisions of ``start(..., seed)``. Raises as :meth:`start`."""
+        return OneSidedLanes(self, rules, people, seeds, prior, max_pending, expire_after)
 
 
-class OneSidedLearner(Learner[Labels]):
-    """``decide(people)``, ``update(Labels)``.
+class _OneSided(Learner[Labels]):
+    """What a learner on its own and many together have in common."""
+
+    method: OneSidedMethod
+
+    def __init__(
+        self, method: OneSidedMethod, rules: LinearRules | ClassificationOracle, people: int, seeds: Sequence[int],
+        prior: ArrayLike | None, max_pending: int | None, expire_after: int | None,
+    ) -> None:  # fmt: skip
+        self._listed = rules if isinstance(rules, LinearRules) else None
+        if self._listed is None and not method.takes_optimiser:
+            raise ValueError(
+                f"rules: {method.name} wants LinearRules; only context-semi-bandit-ftpl takes an optimiser"
+            )
+        self.rules, self.people, self.features = rules, whole("people", people), rules.features
+        losses = np.zeros(0 if self._listed is None else len(self._listed))
+        if prior is not None:
+            if self._listed is None:
+                raise ValueError("prior: must be None with an optimiser, which knows no list of rules")
+            losses = np.array(prior, dtype=np.float64)
+            if losses.shape != (len(self._listed),) or not np.isfinite(losses).all():
+                raise ValueError(f"prior: must be {len(self._listed)} finite numbers, has shape {list(losses.shape)}")
+        rngs = generators(seeds)
+        state = method.begin(rules, self.people, rngs, np.tile(losses, (len(rngs), 1)))
+        super().__init__(method, state, len(seeds), max_pending, expire_after)
+
+    def _decide(self, people: Any, shape: tuple[int, ...]) -> tuple[int, Flags, Floats]:
+        """A token, who is accepted and the policy, ``[lanes, k]``; people must have the shape."""
+        try:
+            array = np.array(people, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError("people: must be an array of numbers") from None
+        if array.shape != shape:
+            raise ValueError(f"people: must have shape {list(shape)}, has {list(array.shape)}")
+        if not np.isfinite(array).all():
+            raise ValueError("people: must be finite")
+        array = array.reshape(self.lanes, self.people, self.features)
+        if self._listed is None:
+            bits = np.empty((self.lanes, 0, self.people), dtype=np.int8)
+        else:
+            said = self._listed.predict(array.reshape(-1, self.features)).reshape(-1, self.lanes, self.people)
+            bits = np.ascontiguousarray(said.transpose(1, 0, 2))
+        treatment, accepted, inverse = self.method.act(self.state, bits, array)
+        if self.method.exact and not (treatment[accepted] > 0).all():
+            raise ValueError(f"treatment: {self.method.name} accepted somebody with probability 0; must be above 0")
+        return self.ledger.issue((array, bits, accepted, inverse)), accepted, treatment
+
+    def _check(self, kept: Kept, labels: Any, shape: tuple[int, ...], reported: Sequence[Any]) -> None:
+        found = np.asarray(labels)
+        if found.shape != shape or found.dtype.kind not in "fiub":
+            form = " x ".join(map(str, shape))
+            raise ValueError(f"labels: must be {form} numbers, has shape {list(found.shape)}")
+        wrong = _wrong(found.astype(np.float64).reshape(kept[2].shape), kept[2], self.method.sees_all)
+        if wrong == 1:
+            raise ValueError("labels: must be 0 or 1 for everybody whose label is seen")
+        if wrong == 2:
+            raise ValueError("labels: must be NaN for the rejected, whose labels nobody sees")
+        for pair in reported:
+            if pair is None:
+                continue
+            if not (isinstance(pair, tuple) and len(pair) == 2 and all(0 <= i < self.people for i in pair)):
+                raise ValueError(f"reported={pair!r}: must be a pair of places in 0..{self.people - 1}, or None")
+            if pair[0] == pair[1]:
+                raise ValueError(f"reported={pair!r}: must be two different people")
+
+    def _learn(self, kept: Kept, labels: Any, reported: Sequence[Any]) -> None:
+        pairs = np.array([(-1, -1) if pair is None else pair for pair in reported], dtype=np.int64)
+        self.method.learn(self.state, kept, np.asarray(labels, dtype=np.float64).reshape(kept[2].shape), pairs)
+
+    def _about(self) -> str:
+        return f"{super()._about()}, {self.rules}, {self.people} people"
+
+
+class OneSidedLearner(_OneSided):
+    """One learner: ``decide(people)``, ``update(Labels)``.
 
     >>> import numpy as np
     >>> from heedful.bandits import Exp2, Labels, LinearRules
@@ -242,14 +261,6 @@ class OneSidedLearner(Learner[Labels]):
     1
     """
 
-    method: OneSidedMethod
-    people: int
-    features: int
-
-    def bits(self, people: Floats) -> Bits:
-        """int8 ``[H, k]``: what each rule says of people float64 ``[k, d]``."""
-        raise NotImplementedError
-
     def decide(self, people: ArrayLike | Sequence[Sequence[float]]) -> Acceptance:
         """Accepts or rejects everybody of a round.
 
@@ -259,59 +270,51 @@ class OneSidedLearner(Learner[Labels]):
         Raises ValueError for another shape, for numbers that are not finite, and where a method accepts somebody with
         a probability of 0, whose label it could not divide by anything.
         """
-        try:
-            array = np.array(people, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError("people: must be an array of numbers") from None
-        if array.shape != (self.people, self.features):
-            raise ValueError(f"people: must have shape [{self.people}, {self.features}], has {list(array.shape)}")
-        if not np.isfinite(array).all():
-            raise ValueError("people: must be finite")
-        bits = self.bits(array)
-        treatment, accepted, inverse = self.method.act(self.state, bits, array)
-        if self.method.exact and not (treatment[accepted] > 0).all():
-            raise ValueError(f"treatment: {self.method.name} accepted somebody with probability 0; must be above 0")
-        token = self.ledger.issue((array, bits, accepted, inverse))
-        return Acceptance(token, accepted, treatment, self.method.exact)
+        token, accepted, treatment = self._decide(people, (self.people, self.features))
+        return Acceptance(token, accepted[0], treatment[0], self.method.exact)
 
     def check_feedback(self, kept: Kept, feedback: Labels) -> None:
-        labels = np.asarray(getattr(feedback, "labels", None))
-        if labels.shape != (self.people,) or labels.dtype.kind not in "fiub":
-            raise ValueError(f"labels: must be {self.people} numbers, has shape {list(labels.shape)}")
-        wrong = _wrong(labels.astype(np.float64), kept[2], self.method.sees_all)
-        if wrong == 1:
-            raise ValueError("labels: must be 0 or 1 for everybody whose label is seen")
-        if wrong == 2:
-            raise ValueError("labels: must be NaN for the rejected, whose labels nobody sees")
-        if feedback.reported is not None:
-            pair = feedback.reported
-            if not (isinstance(pair, tuple) and len(pair) == 2 and all(0 <= i < self.people for i in pair)):
-                raise ValueError(f"reported={pair!r}: must be a pair of places in 0..{self.people - 1}, or None")
-            if pair[0] == pair[1]:
-                raise ValueError(f"reported={pair!r}: must be two different people")
+        self._check(kept, getattr(feedback, "labels", None), (self.people,), [feedback.reported])
 
     def learn(self, kept: Kept, feedback: Labels) -> None:
-        a, b = (-1, -1) if feedback.reported is None else feedback.reported
-        self.method.learn(self.state, kept, np.asarray(feedback.labels, dtype=np.float64), a, b)
+        self._learn(kept, feedback.labels, [feedback.reported])
 
 
-class EnumeratingLearner(OneSidedLearner):
-    """One that asks every rule about everybody."""
+class OneSidedLanes(_OneSided):
+    """Many seeds together: ``decide(people)``, ``update(Labels)``, with a leading axis of lanes.
 
-    def __init__(
-        self, method: OneSidedMethod, rules: LinearRules, people: int, seed: int, prior: ArrayLike | None,
-        max_pending: int | None, expire_after: int | None,
-    ) -> None:  # fmt: skip
-        self.rules, self.people, self.features = rules, whole("people", people), rules.features
-        losses = np.zeros((1, len(rules))) if prior is None else np.array(prior, dtype=np.float64).reshape(1, -1)
-        if losses.shape != (1, len(rules)) or not np.isfinite(losses).all():
-            raise ValueError(f"prior: must be {len(rules)} finite numbers, has shape {list(losses.shape[1:])}")
-        rng = np.random.default_rng(whole("seed", seed, least=0))
-        super().__init__(method, method.begin(rules, self.people, rng, losses), 1, max_pending, expire_after)
+    >>> import numpy as np
+    >>> from heedful.bandits import Exp2, Labels, LinearRules
+    >>> rules = LinearRules(np.array([[0.0], [0.0], [1.0]]), np.array([-np.inf, np.inf, 0.5]))
+    >>> lanes = Exp2(rounds=100).many(rules, people=2, seeds=range(3))
+    >>> decision = lanes.decide(np.random.default_rng(0).random((3, 2, 1)))
+    >>> labels = np.where(decision.accepted, 1.0, np.nan)
+    >>> lanes.update(Labels(decision.token, labels, reported=[None, (0, 1), None]))
+    >>> decision.treatment.shape, lanes.counts.learned
+    ((3, 2), 1)
+    """
 
-    def bits(self, people: Floats) -> Bits:
-        return self.rules.predict(people)
+    def decide(self, people: ArrayLike) -> Acceptance:
+        """Accepts or rejects everybody of a round in every lane.
 
-    def _about(self) -> str:
-        digest = zlib.crc32(self.rules.weights.tobytes() + self.rules.offsets.tobytes())
-        return f"{super()._about()}, {len(self.rules)} rules {digest:08x}, {self.people} people"
+        Args:
+            people: float64 ``[lanes, k, d]``, finite.
+
+        Raises ValueError as :meth:`OneSidedLearner.decide`.
+        """
+        return Acceptance(*self._decide(people, (self.lanes, self.people, self.features)), self.method.exact)
+
+    def _pairs(self, feedback: Labels) -> Sequence[Any]:
+        """The reported pair of each lane."""
+        if feedback.reported is None:
+            return [None] * self.lanes
+        if not isinstance(feedback.reported, Sequence) or len(feedback.reported) != self.lanes:
+            raise ValueError(f"reported={feedback.reported!r}: must be a pair or None for each of {self.lanes} lanes")
+        return feedback.reported
+
+    def check_feedback(self, kept: Kept, feedback: Labels) -> None:
+        labels = getattr(feedback, "labels", None)
+        self._check(kept, labels, (self.lanes, self.people), self._pairs(feedback))
+
+    def learn(self, kept: Kept, feedback: Labels) -> None:
+        self._learn(kept, feedback.labels, self._pairs(feedback))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from heedful.bandits.base import Kept, whole
-from heedful.bandits.exp2 import Exp2, _act
-from heedful.bandits.one_sided import Bits, Floats, LinearRules, OneSidedMethod, add_losses
+from heedful.bandits.exp2 import Exp2, act_by_weights, uniforms
+from heedful.bandits.linear_rules import Bits, Floats
+from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class FullInformation(Exp2):
     name: ClassVar[str] = "full-information"
     sees_all: ClassVar[bool] = True
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
-        _, bits, accepted, _ = kept
-        everybody, ones = np.ones(len(accepted), dtype=np.bool_), np.ones(len(accepted))
-        add_losses(state.losses[0], bits, everybody, ones, labels, a, b, self.settings(*bits.shape)[0])
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
+        _, bits, accepted, inverse = kept
+        everybody, ones = np.ones_like(accepted), np.ones_like(inverse)
+        add_losses(state.losses, bits, everybody, ones, labels, pairs, self.settings(*bits.shape[1:])[0])
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,16 @@ class NaiveWeights(Exp2):
 
     name: ClassVar[str] = "naive-weights"
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
-        _, bits, accepted, _ = kept
-        add_losses(state.losses[0], bits, accepted, np.ones(len(accepted)), labels, a, b, self.settings(*bits.shape)[0])
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
+        _, bits, accepted, inverse = kept
+        ones, price = np.ones_like(inverse), self.settings(*bits.shape[1:])[0]
+        add_losses(state.losses, bits, accepted, ones, labels, pairs, price)
 
 
 class _Counted(NamedTuple):
     losses: Floats
-    decided: NDArray[np.int64]
-    rng: np.random.Generator
+    decided: Ints
+    rngs: tuple[np.random.Generator, ...]
 
 
 @dataclass(frozen=True)
@@ -82,27 +83,28 @@ class ExploreFirst(Exp2):
         """Rounds in which all are accepted."""
         return int(np.ceil(self.rounds ** (2 / 3)))
 
-    def begin(self, rules: LinearRules, people: int, rng: np.random.Generator, prior: Floats) -> _Counted:
-        return _Counted(prior, np.zeros(1, dtype=np.int64), rng)
+    def begin(self, rules: Any, people: int, rngs: tuple[np.random.Generator, ...], prior: Floats) -> _Counted:
+        return _Counted(prior, np.zeros(len(rngs), dtype=np.int64), rngs)
 
-    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        first = state.decided[0] < self.first
-        state.decided[0] += 1
-        _, eta, _ = self.settings(*bits.shape)
-        treatment, accepted, _ = _act(state.losses[0], bits, eta, 1.0 if first else 0.0, False, state.rng.random())
-        return treatment, accepted, np.full(len(accepted), float(first))
+    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
+        first = bool(state.decided[0] < self.first)  # lanes keep step
+        state.decided[...] += 1
+        eta, mix = self.settings(*bits.shape[1:])[1], 1.0 if first else 0.0
+        treatment, accepted, _ = act_by_weights(state.losses, bits, eta, mix, False, uniforms(state.rngs))
+        return treatment, accepted, np.full(accepted.shape, float(first))
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         _, bits, accepted, inverse = kept  # 0 after the first phase: labels no longer count
-        add_losses(state.losses[0], bits, accepted, inverse, labels, a, b, self.settings(*bits.shape)[0])
+        add_losses(state.losses, bits, accepted, inverse, labels, pairs, self.settings(*bits.shape[1:])[0])
 
 
 class _Book(NamedTuple):
-    """Who was accepted, float64 ``[1, size, d + 1]``, label last; how many; rounds decided; coefficients."""
+    """Who was accepted, float64 ``[lanes, size, d + 1]``, label last; int64 ``[lanes]``, how many, and rounds decided;
+    coefficients, float64 ``[lanes, d + 1]``."""
 
     book: Floats
-    entries: NDArray[np.int64]
-    decided: NDArray[np.int64]
+    entries: Ints
+    decided: Ints
     model: Floats
 
 
@@ -126,32 +128,33 @@ class BankRule(OneSidedMethod):
         whole("every", self.every)
         whole("memory", self.memory, least=2)
 
-    def begin(self, rules: LinearRules, people: int, rng: np.random.Generator, prior: Floats) -> _Book:
-        d = rules.weights.shape[1]
-        model = np.zeros((1, d + 1))
-        return _Book(np.zeros((1, self.memory, d + 1)), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), model)
+    def begin(self, rules: Any, people: int, rngs: tuple[np.random.Generator, ...], prior: Floats) -> _Book:
+        lanes, width = len(rngs), rules.features + 1
+        none = np.zeros(lanes, dtype=np.int64)
+        return _Book(np.zeros((lanes, self.memory, width)), none, none.copy(), np.zeros((lanes, width)))
 
-    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        if state.decided[0] and state.decided[0] % self.every == 0:
-            self._train(state)
-        state.decided[0] += 1
-        accepted = people @ state.model[0, :-1] + state.model[0, -1] >= 0
-        return accepted.astype(np.float64), accepted, np.ones(len(accepted))
+    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
+        for s in range(len(people)):
+            if state.decided[s] and state.decided[s] % self.every == 0:
+                self._train(state, s)
+        state.decided[...] += 1
+        accepted = (people @ state.model[:, :-1, None])[..., 0] + state.model[:, -1:] >= 0
+        return accepted.astype(np.float64), accepted, np.ones(accepted.shape)
 
-    def _train(self, state: _Book) -> None:
-        known = state.book[0, : min(state.entries[0], self.memory)]
+    def _train(self, state: _Book, s: int) -> None:
+        known = state.book[s, : min(state.entries[s], self.memory)]
         if len(np.unique(known[:, -1])) == 2:
             from sklearn.linear_model import LogisticRegression
 
             fitted = LogisticRegression(max_iter=200).fit(known[:, :-1], known[:, -1])
-            state.model[0, :-1], state.model[0, -1] = fitted.coef_[0], fitted.intercept_[0]
+            state.model[s, :-1], state.model[s, -1] = fitted.coef_[0], fitted.intercept_[0]
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         people, _, accepted, _ = kept
-        for i in np.flatnonzero(accepted):
-            place = state.entries[0] % self.memory
-            state.book[0, place, :-1], state.book[0, place, -1] = people[i], labels[i]
-            state.entries[0] += 1
+        for s, i in np.argwhere(accepted).tolist():
+            place = state.entries[s] % self.memory
+            state.book[s, place, :-1], state.book[s, place, -1] = people[s, i], labels[s, i]
+            state.entries[s] += 1
 
 
 class _Nothing(NamedTuple):
@@ -165,11 +168,12 @@ class AcceptAll(OneSidedMethod):
     name: ClassVar[str] = "accept-all"
     exact: ClassVar[bool] = False
 
-    def begin(self, rules: LinearRules, people: int, rng: np.random.Generator, prior: Floats) -> _Nothing:
+    def begin(self, rules: Any, people: int, rngs: tuple[np.random.Generator, ...], prior: Floats) -> _Nothing:
         return _Nothing()
 
-    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-        return np.ones(len(people)), np.ones(len(people), dtype=np.bool_), np.ones(len(people))
+    def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
+        shape = people.shape[:2]
+        return np.ones(shape), np.ones(shape, dtype=np.bool_), np.ones(shape)
 
-    def learn(self, state: Any, kept: Kept, labels: Floats, a: int, b: int) -> None:
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         """Nothing."""

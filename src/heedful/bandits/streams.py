@@ -20,12 +20,21 @@ def streams(seeds: Sequence[int]) -> NDArray[np.uint64]:
 
     Raises ValueError for seeds that are no whole numbers, or negative, and if there are none.
     """
+    return np.stack([np.random.SeedSequence(seed).generate_state(4, np.uint64) for seed in _checked(seeds)])
+
+
+def generators(seeds: Sequence[int]) -> tuple[np.random.Generator, ...]:
+    """numpy's generator of each seed, for draws outside compiled steps. Raises ValueError as :func:`streams`."""
+    return tuple(np.random.default_rng(seed) for seed in _checked(seeds))
+
+
+def _checked(seeds: Sequence[int]) -> list[int]:
     if len(seeds) == 0:
         raise ValueError("seeds: must be at least one")
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"seed={seed!r}: must be a whole number, at least 0")
-    return np.stack([np.random.SeedSequence(int(seed)).generate_state(4, np.uint64) for seed in seeds])
+    return [int(seed) for seed in seeds]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,11 +1,14 @@
 """Learners that choose one of K fixed vectors, and are told one number.
 
 A method of this kind fills in four functions (:class:`VectorMethod`): a state, a decision, what it learns, and a whole
-run against a :class:`~heedful.bandits.dynamical.World` in one compiled call, which makes the same decisions.
+run against a :class:`~heedful.bandits.dynamical.World` in one compiled call, which makes the same decisions. One
+learner and many seeds together run by the same compiled step.
 """
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.arms import Choice, Reward
+from heedful.bandits.arms import Choice, Choices, Reward, Rewards, check_reward, check_rewards
 from heedful.bandits.base import Kept, Learner, Method
 from heedful.bandits.ridge import dot, quadratic
 from heedful.bandits.streams import streams
@@ -54,16 +57,22 @@ class VectorMethod(Method):
 
     kind: ClassVar[str] = "vectors"
 
-    def begin(self, vectors: Floats) -> Any:
-        """The state at first: a named tuple of arrays with a leading axis of length 1."""
+    def begin(self, vectors: Floats, lanes: int = 1) -> Any:
+        """The state at first: a named tuple of arrays with a leading axis of lanes."""
         raise NotImplementedError
 
-    def decide(self, state: Any) -> tuple[int, bool]:
-        """The next action, and whether its reward will be learned from. The state changes in place."""
+    def decide(self, state: Any, actions: NDArray[np.int64], counted: NDArray[np.bool_]) -> None:
+        """Decides in every lane: fills in the actions, and whether their rewards will be learned from.
+
+        Args:
+            state: changes in place.
+            actions: int64 ``[lanes]``.
+            counted: bool ``[lanes]``, all True.
+        """
         raise NotImplementedError
 
-    def learn(self, state: Any, action: int, reward: float) -> None:
-        """Takes a reward that is learned from."""
+    def learn(self, state: Any, actions: NDArray[np.int64], rewards: Floats, counted: NDArray[np.bool_]) -> None:
+        """Takes the rewards of the lanes that are counted; arrays ``[lanes]``."""
         raise NotImplementedError
 
     def longest(self, rounds: int) -> int:
@@ -71,26 +80,55 @@ class VectorMethod(Method):
         return 1
 
     def run(self, state: Any, world: World, chosen: NDArray[np.int16]) -> None:
-        """A whole run; fills in int16 ``[T]``, what is played in each round."""
+        """A whole run of a single lane; fills in int16 ``[T]``, what is played in each round."""
         raise NotImplementedError
 
     def start(
         self, actions: ArrayLike, seed: int = 0, max_pending: int | None = None, expire_after: int | None = None
     ) -> VectorLearner:
-        """A learner.
+        """A learner on its own.
 
         Args:
             actions: float64 ``[K, d]``.
-            seed: of methods that draw.
+            seed: these rules draw nothing: taken so that all methods of the room are started alike.
             max_pending, expire_after: see :class:`~heedful.bandits.base.Ledger`.
 
         Raises ValueError for an empty set of actions, numbers that are not finite, or a negative seed.
         """
-        return VectorLearner(self, action_set(actions), seed, max_pending, expire_after)
+        return VectorLearner(self, actions, [seed], max_pending, expire_after)
+
+    def many(
+        self, actions: ArrayLike, seeds: Sequence[int] = (0,),
+        max_pending: int | None = None, expire_after: int | None = None,
+    ) -> VectorLanes:  # fmt: skip
+        """A lane per seed, each deciding as ``start(actions)`` would on its rewards. Raises as :meth:`start`."""
+        return VectorLanes(self, actions, seeds, max_pending, expire_after)
 
 
-class VectorLearner(Learner[Reward]):
-    """``decide()``, ``update(Reward)``.
+class _Vectors(Learner[Any]):
+    """What a learner on its own and many together have in common."""
+
+    method: VectorMethod
+
+    def __init__(
+        self, method: VectorMethod, actions: ArrayLike, seeds: Sequence[int], max_pending: int | None,
+        expire_after: int | None,
+    ) -> None:  # fmt: skip
+        self.actions, lanes = action_set(actions), len(streams(seeds))
+        super().__init__(method, method.begin(self.actions, lanes), lanes, max_pending, expire_after)
+
+    def _decide(self) -> tuple[int, NDArray[np.int64]]:
+        actions, counted = np.empty(self.lanes, dtype=np.int64), np.ones(self.lanes, dtype=np.bool_)
+        self.method.decide(self.state, actions, counted)
+        return self.ledger.issue((actions, counted)), actions
+
+    def _about(self) -> str:
+        digest = zlib.crc32(self.actions.tobytes())
+        return f"{super()._about()}, {len(self.actions)} actions of {self.actions.shape[1]} features {digest:08x}"
+
+
+class VectorLearner(_Vectors):
+    """One learner: ``decide()``, ``update(Reward)``.
 
     >>> from heedful.bandits import OFUL, Reward
     >>> learner = OFUL(scale=0.1).start(actions=[[1.0, 0.0], [0.0, 1.0]])
@@ -100,32 +138,36 @@ class VectorLearner(Learner[Reward]):
     (0, 1)
     """
 
-    method: VectorMethod
-
-    def __init__(
-        self, method: VectorMethod, vectors: Floats, seed: int, max_pending: int | None, expire_after: int | None
-    ) -> None:
-        streams([seed])  # no method of this kind draws yet, but a bad seed is refused all the same
-        super().__init__(method, method.begin(vectors), 1, max_pending, expire_after)
-        self.actions = vectors
-
     def decide(self) -> Choice:
         """Chooses an action."""
-        action, counts = self.method.decide(self.state)
-        return Choice(self.ledger.issue((action, counts)), action, 1.0, False)
+        token, actions = self._decide()
+        return Choice(token, int(actions[0]), 1.0, False)
 
     def check_feedback(self, kept: Kept, feedback: Reward) -> None:
-        try:
-            reward = float(feedback.reward)
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"feedback={feedback!r}: must be a Reward with a number") from None
-        if not -np.inf < reward < np.inf:
-            raise ValueError(f"reward={reward}: must be finite")
+        check_reward(feedback, unit=False)
 
     def learn(self, kept: Kept, feedback: Reward) -> None:
-        action, counts = kept
-        if counts:
-            self.method.learn(self.state, action, float(feedback.reward))
+        self.method.learn(self.state, kept[0], np.array([feedback.reward], dtype=np.float64), kept[1])
 
-    def _about(self) -> str:
-        return f"{super()._about()}, {len(self.actions)} actions, {self.actions.shape[1]} features"
+
+class VectorLanes(_Vectors):
+    """Many seeds together: ``decide()`` and ``update(Rewards)``, with a leading axis of lanes.
+
+    >>> from heedful.bandits import OFUL, Rewards
+    >>> lanes = OFUL(scale=0.1).many(actions=[[1.0, 0.0], [0.0, 1.0]], seeds=range(3))
+    >>> choices = lanes.decide()
+    >>> lanes.update(Rewards(choices.token, choices.actions + 1.0))
+    >>> choices.actions.tolist(), lanes.counts.learned
+    ([0, 0, 0], 1)
+    """
+
+    def decide(self) -> Choices:
+        """Chooses an action in every lane."""
+        token, actions = self._decide()
+        return Choices(actions.copy(), np.ones(self.lanes), False, token)
+
+    def check_feedback(self, kept: Kept, feedback: Rewards) -> None:
+        check_rewards(feedback, np.ones(self.lanes, dtype=np.bool_), unit=False)
+
+    def learn(self, kept: Kept, feedback: Rewards) -> None:
+        self.method.learn(self.state, kept[0], np.asarray(feedback.rewards, dtype=np.float64), kept[1])

@@ -26,7 +26,7 @@ from heedful.bandits.exp2 import Exp2
 from heedful.bandits.experiments.fair_one_sided import ETA, FILES
 from heedful.bandits.fair_comparator import Comparator, best_fair
 from heedful.bandits.learners import classes, make
-from heedful.bandits.one_sided import LinearRules
+from heedful.bandits.linear_rules import LinearRules
 from heedful.lab import Cell, Context, Row, data
 
 PEOPLE, SLACK = 4, 0.05

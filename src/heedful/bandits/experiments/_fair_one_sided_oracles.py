@@ -20,7 +20,7 @@ from heedful.bandits.context_semi_bandit_ftpl import ContextSemiBanditFTPL
 from heedful.bandits.exp2 import Exp2
 from heedful.bandits.experiments._fair_one_sided import PEOPLE, panel_of, pool_of, summary
 from heedful.bandits.experiments.fair_one_sided import ETA
-from heedful.bandits.one_sided import Floats, LinearRules
+from heedful.bandits.linear_rules import Floats, LinearRules
 from heedful.lab import Cell, Context, Row
 
 _TIMED_SEEDS = 3

@@ -214,6 +214,7 @@ experiment = Experiment(
                 "exp2",
                 "fair_comparator",
                 "learners",
+                "linear_rules",
                 "one_sided",
                 "one_sided_baselines",
             )
