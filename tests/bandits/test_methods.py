@@ -13,7 +13,7 @@ from scipy import stats
 
 from heedful.bandits import EXP3, UCB1, EpsilonGreedy, LinTS, LinUCB, Reward, Rewards, RoundRobin, Uniform, make, names
 from heedful.bandits.posteriors import chance_of_largest
-from heedful.bandits.ridge import add_rows, no_rows
+from heedful.bandits.ridge import add_rows, no_rows, products, square
 from heedful.bandits.streams import beta, gamma, normal, streams, uniform, word
 
 ARMS = [*names("arms"), "linucb:shared=true", "lints:shared=true"]
@@ -51,6 +51,24 @@ def test_draws_follow_their_laws(draw: Any, law: Any) -> None:
     words = streams([11])
     drawn = [draw(words, 0) for _ in range(20_000)]
     assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
+
+
+def test_normals_keep_to_their_law_far_into_the_tails() -> None:
+    from numba import njit
+
+    @njit
+    def fill(words: Any, out: Any) -> None:
+        for i in range(len(out)):
+            out[i] = normal(words, 0)
+
+    drawn, words = np.empty(4_000_000), streams([5])
+    fill(words, drawn)
+    for low, high in ((3.0, 3.6541528853610088), (3.6541528853610088, 4.2), (4.2, np.inf), (0.0, 0.2)):
+        chance = stats.norm.sf(low) - stats.norm.sf(high)
+        for sign in (1, -1):
+            found = np.count_nonzero((sign * drawn > low) & (sign * drawn <= high))
+            assert abs(found - len(drawn) * chance) < 4 * np.sqrt(len(drawn) * chance) + 1
+    assert abs(drawn.mean()) < 4 / np.sqrt(len(drawn)) and abs((drawn**2).mean() - 1) < 4 * np.sqrt(2 / len(drawn))
 
 
 def test_streams_of_different_seeds_differ_and_bad_seeds_are_refused() -> None:
@@ -220,8 +238,19 @@ def test_the_inverse_stays_within_1e8_of_a_fresh_one_after_10_000_updates() -> N
     for x, reward in zip(rows, rewards):
         add_rows(state.inverse, state.estimate, x[None, None], np.zeros(1, dtype=np.int64), np.array([reward]))
     gram = np.eye(d) + rows.T @ rows
-    assert np.abs(state.inverse[0, 0] @ gram - np.eye(d)).max() < 1e-8
+    assert np.abs(square(state.inverse[0, 0]) @ gram - np.eye(d)).max() < 1e-8
     assert np.abs(state.estimate[0, 0] - np.linalg.solve(gram, rows.T @ rewards)).max() < 1e-8
+
+
+@given(seed=st.integers(0, 2**32), d=st.integers(1, 12))
+def test_a_triangle_stands_for_its_matrix(seed: int, d: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, x, pairs = rng.normal(size=(d + 2, d)), rng.normal(size=d), np.empty(d * (d + 1) // 2)
+    matrix = rows.T @ rows
+    triangle = matrix[np.tril_indices(d)]
+    products(x[None, None], 0, 0, pairs)
+    assert triangle @ pairs == pytest.approx(x @ matrix @ x, rel=1e-10)
+    assert np.array_equal(square(triangle), matrix)
 
 
 def test_an_action_set_of_another_size_is_chosen_from_every_round() -> None:
@@ -239,7 +268,7 @@ def test_shared_lints_draws_from_its_posterior() -> None:
     for reward in (0.3, 0.1, 0.6):
         learner.update(Reward(learner.decide(rows).token, reward))
     gap = rows[0] - rows[1]
-    inverse, estimate = learner.state.inverse[0, 0], learner.state.estimate[0, 0]
+    inverse, estimate = square(learner.state.inverse[0, 0]), learner.state.estimate[0, 0]
     chance = stats.norm.cdf(gap @ estimate / (0.8 * math.sqrt(gap @ inverse @ gap)))
     n = 20_000
     batch = learner.decide_batch(n, np.broadcast_to(rows, (n, 2, 2)))

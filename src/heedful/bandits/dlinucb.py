@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from heedful.bandits.base import between, whole
 from heedful.bandits.dynamical import jump, mean_reward
-from heedful.bandits.ridge import dot, quadratic
+from heedful.bandits.ridge import REORDER, dot
 from heedful.bandits.vectors import VectorMethod
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _invert(matrix):  # type: ignore[no-untyped-def]
         matrix[p, p] = pivot
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=REORDER)
 def _decide_one(state, s):  # type: ignore[no-untyped-def]
     numbers, t, vectors = state.numbers[s], state.rounds[s], state.vectors[s]
     gamma, ridge = numbers[0], numbers[1]
@@ -86,8 +86,10 @@ def _decide_one(state, s):  # type: ignore[no-untyped-def]
     for k in range(len(vectors)):
         for i in range(n):
             solved[i] = dot(inverse[i], vectors[k])
-        length = quadratic(squared, solved) + ridge * dot(solved, solved)
-        index = dot(vectors[k], estimate) + radius * np.sqrt(length)
+        length = ridge * dot(solved, solved)
+        for i in range(n):
+            length += solved[i] * dot(squared[i], solved)
+        index = dot(vectors[k], estimate) + radius * np.sqrt(max(0.0, length))
         if index > top + 1e-12:
             top, found = index, k
     state.rounds[s] += 1

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from heedful.bandits.base import between, whole
 from heedful.bandits.dynamical import jump, mean_reward
-from heedful.bandits.ridge import add_row
+from heedful.bandits.ridge import add_row, diagonal, products
 from heedful.bandits.vectors import VectorMethod, most_promising
 
 if TYPE_CHECKING:
@@ -39,15 +39,16 @@ class Optimist(NamedTuple):
     """What optimistic learners of one linear model each know.
 
     Attributes:
-        vectors: float64 ``[lanes, K, d]``: the actions.
+        vectors, pairs: float64 ``[lanes, K, d]`` and ``[lanes, K, d (d + 1) / 2]``: the actions, and their products.
         radius: float64 ``[lanes, 7]``: scale, c1 sqrt(lam), c2 / sqrt(lam), s^2, log(1/delta), d/2, U^2 / (d lam).
         stretch: float64 ``[lanes]``: 1 / log(1/rho); 0 for epochs of one round.
-        inverse, estimate: float64 ``[lanes, 1, d, d]`` and ``[lanes, 1, d]``: V^-1 and h.
+        inverse, estimate: float64 ``[lanes, d (d + 1) / 2]`` and ``[lanes, d]``: V^-1, its lower triangle, and h.
         counters: int64 ``[lanes, 4]``: rounds decided, epochs begun, rounds left of this one, the action held.
         work: float64 ``[lanes, d]``: room to work in.
     """
 
     vectors: Floats
+    pairs: Floats
     radius: Floats
     stretch: Floats
     inverse: Floats
@@ -77,7 +78,8 @@ def decide_one(state, s):  # type: ignore[no-untyped-def]
     if counters[LEFT] == 0:
         counters[EPOCH] += 1
         radius = beta(state.radius[s], counters[ROUND])
-        counters[HELD] = most_promising(state.vectors[s], state.inverse[s, 0], state.estimate[s, 0], radius)
+        vectors, pairs = state.vectors[s], state.pairs[s]
+        counters[HELD] = most_promising(vectors, pairs, state.inverse[s], state.estimate[s], radius)
         counters[LEFT] = epoch_length(counters[EPOCH], state.stretch[s])
     counters[ROUND] += 1
     counters[LEFT] -= 1
@@ -94,7 +96,7 @@ def decide(state, actions, counted):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def learn_one(state, s, action, reward):  # type: ignore[no-untyped-def]
     """The reward of an epoch's last round."""
-    add_row(state.inverse[s, 0], state.estimate[s, 0], state.vectors[s, action], reward, state.work[s])
+    add_row(state.inverse[s], state.estimate[s], state.vectors[s, action], reward, state.work[s])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -128,10 +130,13 @@ def optimist(vectors: Floats, lanes: int, ridge: float, stretch: float, scale: f
     d, root = vectors.shape[1], math.sqrt(ridge)
     spread = float((vectors**2).sum(axis=1).max()) / (d * ridge)
     numbers = [scale, first * root, drift / root, variance, math.log(horizon), d / 2, spread]
+    pairs = np.empty((len(vectors), d * (d + 1) // 2))
+    for k, out in enumerate(pairs):
+        products(vectors[None], 0, k, out)
     return Optimist(
-        np.tile(vectors, (lanes, 1, 1)), np.tile(numbers, (lanes, 1)), np.full(lanes, stretch),
-        np.tile(np.eye(d) / ridge, (lanes, 1, 1, 1)), np.zeros((lanes, 1, d)), np.zeros((lanes, 4), dtype=np.int64),
-        np.zeros((lanes, d)),
+        np.tile(vectors, (lanes, 1, 1)), np.tile(pairs, (lanes, 1, 1)), np.tile(numbers, (lanes, 1)),
+        np.full(lanes, stretch), np.tile(diagonal(d, 1.0 / ridge), (lanes, 1)), np.zeros((lanes, d)),
+        np.zeros((lanes, 4), dtype=np.int64), np.zeros((lanes, d)),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
 from heedful.bandits.kernels import not_finite, refused
-from heedful.bandits.ridge import add_rows, dot, no_rows
+from heedful.bandits.ridge import REORDER, add_rows, no_rows, predicted
 from heedful.bandits.streams import uniform
 
 Floats = NDArray[np.float64]
@@ -144,7 +144,7 @@ class Rows(NamedTuple):
     """Ridge regressions, and how many rewards they have seen.
 
     Attributes:
-        inverse: float64 ``[lanes, M, d, d]``.
+        inverse: float64 ``[lanes, M, d (d + 1) / 2]``: see :class:`~heedful.bandits.ridge.Ridge`.
         estimate: float64 ``[lanes, M, d]``.
         words: uint64 ``[lanes, 4]``: random streams.
         told: int64 ``[lanes]``: rewards learned.
@@ -156,7 +156,7 @@ class Rows(NamedTuple):
     told: NDArray[np.int64]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=REORDER)
 def decide_rows(estimate, words, contexts, feasible, way, strengths, step, actions, chances):  # type: ignore[no-untyped-def]
     """Decides for rows as :meth:`~heedful.bandits.arms.ArmMethod.choose` says; ``strengths``: float64 ``[lanes]``."""
     bad = refused(feasible)
@@ -169,7 +169,7 @@ def decide_rows(estimate, words, contexts, feasible, way, strengths, step, actio
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
         for k in range(len(row)):
             model, place = k if estimate.shape[1] > 1 else 0, k if contexts.shape[1] > 1 else 0
-            scores[k] = dot(contexts[i, place], estimate[s, model])
+            scores[k] = predicted(estimate, s, model, contexts, i, place)
         weigh(scores, row, way, strengths[s], chance)
         actions[i] = _pick(chance, uniform(words, s))
         chances[i] = chance[actions[i]]

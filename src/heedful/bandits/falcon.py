@@ -40,8 +40,8 @@ def _learn(inverse, estimate, frozen, told, ridge, contexts, actions, rewards): 
         if told[s] & (told[s] - 1) == 0:  # an epoch ends at each power of two
             frozen[s], estimate[s], inverse[s] = estimate[s], 0.0, 0.0
             for m in range(inverse.shape[1]):
-                for j in range(inverse.shape[2]):
-                    inverse[s, m, j, j] = 1.0 / ridge
+                for j in range(estimate.shape[2]):
+                    inverse[s, m, j * (j + 3) // 2] = 1.0 / ridge
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,25 @@ from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
 from heedful.bandits.kernels import not_finite, refused
 from heedful.bandits.posteriors import Family
-from heedful.bandits.ridge import Ridge, add_rows, dot, no_rows, quadratic
+from heedful.bandits.ridge import REORDER, Ridge, add_rows, dot, no_rows, predicted, products, quadratic
 from heedful.bandits.streams import normal
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=REORDER)
 def _choose(inverse, estimate, words, contexts, feasible, scale, step, actions, parameters):  # type: ignore[no-untyped-def]
     bad = refused(feasible)
     if bad == 0:
         bad = not_finite(contexts)
     if bad:
         return bad
-    mean, spread = parameters[0], parameters[1]
+    mean, spread, pairs = parameters[0], parameters[1], np.empty(inverse.shape[2])
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
-        top, x = -np.inf, contexts[i, 0]
+        top = -np.inf
+        products(contexts, i, 0, pairs)
         for k in range(len(row)):
-            mean[i, k], spread[i, k] = dot(x, estimate[s, k]), scale * np.sqrt(quadratic(inverse[s, k], x))
+            mean[i, k] = predicted(estimate, s, k, contexts, i, 0)
+            spread[i, k] = scale * np.sqrt(quadratic(inverse, s, k, pairs))
             if row[k]:
                 draw = mean[i, k] + spread[i, k] * normal(words, s)
                 if draw > top:
@@ -44,6 +46,17 @@ def _choose(inverse, estimate, words, contexts, feasible, scale, step, actions, 
 
 
 @numba.njit(cache=True, nogil=True)
+def _root(triangle, d):  # type: ignore[no-untyped-def]
+    """The Cholesky factor of the matrix of a lower triangle."""
+    matrix, at = np.zeros((d, d)), 0
+    for i in range(d):
+        matrix[i, : i + 1] = triangle[at : at + i + 1]
+        matrix[: i + 1, i] = triangle[at : at + i + 1]
+        at += i + 1
+    return np.linalg.cholesky(matrix)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=REORDER)
 def _choose_shared(inverse, estimate, words, contexts, feasible, scale, step, actions, chances):  # type: ignore[no-untyped-def]
     bad = refused(feasible)
     if bad == 0:
@@ -52,11 +65,11 @@ def _choose_shared(inverse, estimate, words, contexts, feasible, scale, step, ac
         return bad
     d = contexts.shape[2]
     z = np.empty(d)
-    root = np.linalg.cholesky(inverse[0, 0])
+    root = _root(inverse[0, 0], d)
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
         if i > 0 and step > 0:
-            root = np.linalg.cholesky(inverse[s, 0])
+            root = _root(inverse[s, 0], d)
         for j in range(d):
             z[j] = normal(words, s)
         theta = estimate[s, 0].copy()

@@ -17,24 +17,29 @@ from numpy.typing import NDArray
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
 from heedful.bandits.kernels import not_finite, refused
-from heedful.bandits.ridge import Ridge, add_rows, dot, no_rows, quadratic
+from heedful.bandits.ridge import REORDER, Ridge, add_rows, no_rows, predicted, products, quadratic
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=REORDER)
 def _choose(inverse, estimate, contexts, feasible, alpha, step, actions):  # type: ignore[no-untyped-def]
     bad = refused(feasible)
     if bad == 0:
         bad = not_finite(contexts)
     if bad:
         return bad
+    pairs = np.empty(inverse.shape[2])
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
-        top = -np.inf
+        top, place = -np.inf, 0
+        products(contexts, i, 0, pairs)
         for k in range(len(row)):
             if row[k]:
                 model = k if inverse.shape[1] > 1 else 0
-                x = contexts[i, k if contexts.shape[1] > 1 else 0]
-                index = dot(x, estimate[s, model]) + alpha * np.sqrt(quadratic(inverse[s, model], x))
+                if contexts.shape[1] > 1:
+                    place = k
+                    products(contexts, i, k, pairs)
+                width = np.sqrt(quadratic(inverse, s, model, pairs))
+                index = predicted(estimate, s, model, contexts, i, place) + alpha * width
                 if index > top:
                     top, actions[i] = index, k
     return 0

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.base import Kept, Learner, Method, whole
+from heedful.bandits.kernels import not_finite
 from heedful.bandits.linear_rules import Bits, Floats, LinearRules
 from heedful.bandits.streams import generators
 
@@ -118,6 +119,16 @@ def _wrong(labels, accepted, all_seen):  # type: ignore[no-untyped-def]
     return 0
 
 
+@numba.njit(cache=True, nogil=True)
+def _impossible(treatment, accepted):  # type: ignore[no-untyped-def]
+    """Whether somebody was accepted who has no chance of it."""
+    for s in range(len(accepted)):
+        for i in range(accepted.shape[1]):
+            if accepted[s, i] and not treatment[s, i] > 0.0:
+                return True
+    return False
+
+
 @dataclass(frozen=True)
 class OneSidedMethod(Method):
     """A method that accepts or rejects people by rules of a class."""
@@ -209,16 +220,16 @@ class _OneSided(Learner[Labels]):
             raise ValueError("people: must be an array of numbers") from None
         if array.shape != shape:
             raise ValueError(f"people: must have shape {list(shape)}, has {list(array.shape)}")
-        if not np.isfinite(array).all():
-            raise ValueError("people: must be finite")
         array = array.reshape(self.lanes, self.people, self.features)
+        if not_finite(array):
+            raise ValueError("people: must be finite")
         if self._listed is None:
             bits = np.empty((self.lanes, 0, self.people), dtype=np.int8)
         else:
             said = self._listed.predict(array.reshape(-1, self.features)).reshape(-1, self.lanes, self.people)
             bits = np.ascontiguousarray(said.transpose(1, 0, 2))
         treatment, accepted, inverse = self.method.act(self.state, bits, array)
-        if self.method.exact and not (treatment[accepted] > 0).all():
+        if self.method.exact and _impossible(treatment, accepted):
             raise ValueError(f"treatment: {self.method.name} accepted somebody with probability 0; must be above 0")
         return self.ledger.issue((array, bits, accepted, inverse)), accepted, treatment
 
@@ -227,7 +238,8 @@ class _OneSided(Learner[Labels]):
         if found.shape != shape or found.dtype.kind not in "fiub":
             form = " x ".join(map(str, shape))
             raise ValueError(f"labels: must be {form} numbers, has shape {list(found.shape)}")
-        wrong = _wrong(found.astype(np.float64).reshape(kept[2].shape), kept[2], self.method.sees_all)
+        told = np.asarray(found, dtype=np.float64).reshape(kept[2].shape)
+        wrong = _wrong(told, kept[2], self.method.sees_all)
         if wrong == 1:
             raise ValueError("labels: must be 0 or 1 for everybody whose label is seen")
         if wrong == 2:

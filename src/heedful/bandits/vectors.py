@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import Choice, Choices, Reward, Rewards, check_reward, check_rewards
 from heedful.bandits.base import Kept, Learner, Method
-from heedful.bandits.ridge import dot, quadratic
+from heedful.bandits.ridge import REORDER, dot
 from heedful.bandits.streams import streams
 
 if TYPE_CHECKING:
@@ -40,12 +40,20 @@ def action_set(actions: ArrayLike, features: int | None = None) -> Floats:
     return vectors
 
 
-@numba.njit(cache=True, nogil=True)
-def most_promising(vectors, inverse, estimate, radius):  # type: ignore[no-untyped-def]
-    """``argmax <estimate, u> + radius sqrt(u^T inverse u)``, the lowest of equals (to 1e-12)."""
+@numba.njit(cache=True, nogil=True, fastmath=REORDER)
+def most_promising(vectors, pairs, inverse, estimate, radius):  # type: ignore[no-untyped-def]
+    """``argmax <estimate, u> + radius sqrt(u^T inverse u)``, the lowest of equals (to 1e-12).
+
+    Args:
+        vectors: float64 ``[K, d]``.
+        pairs: float64 ``[K, d (d + 1) / 2]``: their :func:`~heedful.bandits.ridge.products`.
+        inverse: float64 ``[d (d + 1) / 2]``: a lower triangle.
+        estimate: float64 ``[d]``.
+        radius: of the ellipsoid.
+    """
     top, found = -np.inf, 0
     for k in range(len(vectors)):
-        index = dot(vectors[k], estimate) + radius * np.sqrt(quadratic(inverse, vectors[k]))
+        index = dot(vectors[k], estimate) + radius * np.sqrt(max(0.0, dot(inverse, pairs[k])))
         if index > top + 1e-12:  # actions that are equal but for rounding: the lowest
             top, found = index, k
     return found

@@ -213,10 +213,12 @@ experiment = Experiment(
                 "context_semi_bandit_ftpl",
                 "exp2",
                 "fair_comparator",
+                "kernels",
                 "learners",
                 "linear_rules",
                 "one_sided",
                 "one_sided_baselines",
+                "streams",
             )
         ),
     ),
