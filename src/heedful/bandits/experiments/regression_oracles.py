@@ -45,6 +45,8 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]
             yield Cell.of(part="off-policy", world=world, seed=seed, rate=None)
         for policy in SOME:
             yield cell("main", "bent", "boosting", policy)
+        for policy in FEW:
+            yield cell("main", "bent", "mlp", policy)
         for window in params["windows"]:
             for policy in FEW:
                 yield cell("window", "bent", "logistic", policy, window=window)
@@ -177,8 +179,8 @@ experiment = Experiment(
                 "rates": [0.5, 0.8, 0.95],
             },
             limit_s=300,
-            leaves_out="20 worlds; 100 trees; every window from 1 to 12 and delay from 0 to 3; networks as models; a "
-            "million requests per generation.",
+            leaves_out="20 worlds; 100 trees; every window from 1 to 12 and delay from 0 to 3; a million "
+            "requests per generation.",
         ),
         "full": Scale(
             {
@@ -195,7 +197,7 @@ experiment = Experiment(
                 "rates": [0.5, 0.65, 0.8, 0.9, 0.95],
             },
             limit_s=900,
-            leaves_out="Networks as models; a million requests per generation.",
+            leaves_out="A million requests per generation.",
         ),
     },
     cells=cells,
