@@ -32,6 +32,7 @@ from heedful.bandits import (
     BoostingOracle,
     Generations,
     LogisticOracle,
+    MLPOracle,
     Payments,
     Reward,
     Rewards,
@@ -218,7 +219,7 @@ def batches_part(rounds: int, length: int) -> list[dict[str, Any]]:
     for row in rows:
         row["us per row"] *= 1e6 / length
     count, per = (12, 2000) if length >= 2000 else (3, 200)
-    for oracle in (RidgeOracle(), LogisticOracle(), BoostingOracle()):
+    for oracle in (RidgeOracle(), LogisticOracle(), BoostingOracle(), MLPOracle()):
         seconds = clock(lambda o=oracle: generations(o, count, per), max(1, rounds // 3))
         what = f"{count} generations of {per} on {oracle.name}: fit, score, weigh, sample"
         rows.append({"what": what, "K": 8, "d": 8, "us per row": 1e6 * seconds / (count * per)})

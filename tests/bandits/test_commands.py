@@ -310,7 +310,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bad parameter": ((*LOG, "--policies", "squarecb:gamma=-1"), ("gamma=-1", "must be a number in [0, inf)")),
     "shared": ((*LOG, "--policies", "linucb:shared=true"), ("needs features per action",)),
     "no policy": ((*LOG, "--policies", ","), ("--policies is empty",)),
-    "no such model": ((*LOG, "--oracle", "net"), ("--oracle 'net': there are ridge, logistic, boosting",)),
+    "no such model": ((*LOG, "--oracle", "net"), ("--oracle 'net': there are ridge, logistic, boosting, mlp",)),
     "no such estimator": ((*LOG, "--estimators", "mean"), ("--estimators 'mean': there are dr",)),
     "no propensities": (("--log", "bare.csv", "--estimators", "snips"), ("--estimate-propensity",)),
     "replay without": (("--log", "bare.csv", "--policies", "ucb1"), ("'ucb1': is replayed, which needs",)),

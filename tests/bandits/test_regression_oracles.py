@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from heedful.bandits import (
     BoostingOracle,
@@ -20,6 +22,7 @@ from heedful.bandits import (
     Generations,
     Greedy,
     LogisticOracle,
+    MLPOracle,
     Payments,
     Reward,
     RidgeOracle,
@@ -32,7 +35,7 @@ from heedful.bandits.generations import calibration_error, oscillation, turning
 RULES = [
     SquareCB(gamma=30.0), SquareCB(), Falcon(), Greedy(), ContextualEpsilon(epsilon=0.2), Softmax(), EpsilonSplit(0.3),
 ]  # fmt: skip
-ORACLES = [RidgeOracle(), LogisticOracle(), BoostingOracle(rounds=20)]
+ORACLES = [RidgeOracle(), LogisticOracle(), BoostingOracle(rounds=20), MLPOracle()]
 
 
 def world(seed: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,6 +141,8 @@ def test_parameters_out_of_range_are_refused() -> None:
         lambda: Falcon(delta=0.0), lambda: Falcon(log_size=-1.0), lambda: EpsilonSplit(0.0),
         lambda: ContextualEpsilon(epsilon=0.0), lambda: Softmax(sharpness=math.inf), lambda: RidgeOracle(ridge=0.0),
         lambda: LogisticOracle(strength=-1.0), lambda: BoostingOracle(leaves=1),
+        lambda: MLPOracle(width=0), lambda: MLPOracle(layers=0), lambda: MLPOracle(strength=0.0),
+        lambda: MLPOracle(steps=0.5), lambda: MLPOracle(seed=-1), lambda: MLPOracle(seed=2**32),  # type: ignore[arg-type]
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must be"):
             bad()
@@ -224,6 +229,64 @@ def test_ridge_equals_a_plain_one_and_its_width_is_that_of_linucb() -> None:
         assert got[:, k] == pytest.approx(plain, abs=1e-10)
         error = np.sqrt(np.einsum("nd,de,ne->n", one, np.linalg.inv(gram), one))
         assert wide[:, k] == pytest.approx(plain + 2 * error, abs=1e-10)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_network_equals_one_on_explicit_rows(layers: int, binary: bool) -> None:
+    rng, k, width = np.random.default_rng(2), 3, 8
+    x, a, y = rng.normal([0, 5], [1, 20], (400, 2)), rng.integers(0, k - 1, 400), rng.random(400)
+    y = y.round() if binary else y
+    x = np.column_stack([x, np.full(400, 0.1)])  # does not vary, and counts for nothing
+    centre, spread = x.mean(axis=0), np.array([*x[:, :2].std(axis=0), np.inf])
+
+    def row(context: np.ndarray, action: int) -> np.ndarray:
+        return np.kron(np.eye(k)[action], [1.0, *((context - centre) / spread)])
+
+    kind = MLPClassifier if binary else MLPRegressor
+    plain = kind(hidden_layer_sizes=[width] * layers, solver="lbfgs", alpha=2.0, max_iter=10, random_state=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        plain.fit(np.array([row(*pair) for pair in zip(x, a)]), y)
+    model = MLPOracle(width, layers, strength=0.5, steps=10, seed=3).fit(x, a, y, k)
+    asked = rng.normal([0, 5, 0], [1, 20, 1], (6000, 3))  # more than one block
+    predicted = model.predict(asked)
+    for i in (0, 1, 5000, 5999):
+        for action in range(k - 1):
+            units = row(asked[i], action)
+            for weights, intercepts in zip(plain.coefs_[:-1], plain.intercepts_[:-1]):
+                units = np.maximum(units @ weights + intercepts, 0.0)
+            found = float(units @ plain.coefs_[-1][:, 0] + plain.intercepts_[-1][0])
+            expected = 1 / (1 + math.exp(-found)) if binary else found
+            assert predicted[i, action] == pytest.approx(expected, abs=1e-6)
+        assert predicted[i, k - 1] == y.mean()
+
+
+def test_a_network_depends_on_its_seed_alone_and_not_on_units() -> None:
+    made = Payments(seed=2, nonlinearity=1.0)
+    asked = made.requests(1000, np.random.default_rng(0))
+    a = np.random.default_rng(1).integers(0, 8, 1000)
+    y = asked.outcomes[np.arange(1000), a]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, again, other = (MLPOracle(seed=seed).fit(asked.contexts, a, y, 8) for seed in (0, 0, 1))
+    found = first.predict(asked.contexts)
+    assert np.array_equal(found, again.predict(asked.contexts))
+    assert np.abs(found - other.predict(asked.contexts)).max() > 1e-3
+    scaled = MLPOracle(steps=10).fit(1024.0 * asked.contexts, a, y, 8).predict(1024.0 * asked.contexts)
+    assert np.abs(scaled - MLPOracle(steps=10).fit(asked.contexts, a, y, 8).predict(asked.contexts)).max() < 1e-6
+
+
+@pytest.mark.parametrize("seed", [200, 201])
+def test_a_network_learns_a_bent_world_better_than_logistic_regression(seed: int) -> None:
+    made, errors = Payments(seed=seed, nonlinearity=1.0), {}
+    rng = np.random.default_rng([seed, 1])
+    logged, asked = made.requests(6000, rng), made.requests(2000, rng)
+    a = rng.integers(0, 8, 6000)
+    for oracle in (LogisticOracle(), MLPOracle()):
+        model = oracle.fit(logged.contexts, a, logged.outcomes[np.arange(6000), a], 8)
+        errors[oracle.name] = ((model.predict(asked.contexts) - asked.means) ** 2).mean()
+    assert errors["mlp"] < 0.6 * errors["logistic"]
 
 
 def test_data_that_cannot_be_fitted_are_refused() -> None:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from heedful.bandits.one_sided import Acceptance, Labels, OneSidedLanes, OneSidedLearner, OneSidedMethod
     from heedful.bandits.one_sided_baselines import AcceptAll, BankRule, ExploreFirst, FullInformation, NaiveWeights
     from heedful.bandits.oracle_policies import ContextualEpsilon, EpsilonSplit, Greedy, Softmax
-    from heedful.bandits.oracles import BoostingOracle, LogisticOracle, RidgeOracle
+    from heedful.bandits.oracles import BoostingOracle, LogisticOracle, MLPOracle, RidgeOracle
     from heedful.bandits.payments import Digits, Payments
     from heedful.bandits.primal_dual import PrimalDualUCB
     from heedful.bandits.sliding_window_ucb import SlidingWindowUCB
@@ -119,6 +119,7 @@ __all__ = [
     "Log",
     "Logged",
     "LogisticOracle",
+    "MLPOracle",
     "Method",
     "NaiveWeights",
     "OneSidedLanes",
@@ -175,6 +176,7 @@ _HOME = {
     "Estimate": "off_policy", "Logged": "off_policy", "Support": "off_policy", "ContextualEpsilon":
     "oracle_policies", "EpsilonSplit": "oracle_policies", "Greedy": "oracle_policies", "Softmax":
     "oracle_policies", "BoostingOracle": "oracles", "LogisticOracle": "oracles", "RidgeOracle": "oracles",
+    "MLPOracle": "oracles",
     "Digits": "payments", "Payments": "payments", "SquareCB": "squarecb",
     "OFS": "ofs", "PrimalDualUCB": "primal_dual", "PessimisticSearch": "threshold_baselines",
     "StaticThreshold": "threshold_baselines", "ThresholdUCB": "threshold_baselines", "Outcome": "thresholds",

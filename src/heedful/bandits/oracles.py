@@ -138,16 +138,12 @@ class LogisticOracle(Oracle):
         between("strength", self.strength, 0.0, open_low=True)
 
     def _fit(self, x: Floats, a: NDArray[np.int64], y: Floats, number: int, base: float) -> Callable[[Floats], Floats]:
-        from scipy.sparse import csr_array
         from scipy.special import expit
         from sklearn.linear_model import LogisticRegression
 
         n, d = len(x), x.shape[1] + 1
-        columns = (a[:, None] * d + np.arange(d)).astype(np.int32)
-        starts = np.arange(0, n * d + 1, d, dtype=np.int32)
-        rows: Any = csr_array((_with_one(x).ravel(), columns.ravel(), starts), shape=(n, number * d))
-        labels, weights = y, None
-        if not np.isin(y, (0.0, 1.0)).all():
+        rows, labels, weights = _products(x, a, number), y, None
+        if not _binary(y):
             from scipy.sparse import vstack
 
             rows, labels, weights = vstack([rows, rows]), np.repeat([1.0, 0.0], n), np.concatenate([y, 1.0 - y])
@@ -181,7 +177,7 @@ class BoostingOracle(Oracle):
 
         if number > 255:
             raise ValueError(f"number={number}: boosting takes at most 255 actions")
-        binary = bool(np.isin(y, (0.0, 1.0)).all())
+        binary = _binary(y)
         kind = HistGradientBoostingClassifier if binary else HistGradientBoostingRegressor
         trees = kind(
             max_iter=self.rounds, learning_rate=self.rate, max_leaf_nodes=self.leaves, early_stopping=False,
@@ -202,7 +198,70 @@ class BoostingOracle(Oracle):
         return raw
 
 
-ORACLES: dict[str, type[Oracle]] = {cls.name: cls for cls in (RidgeOracle, LogisticOracle, BoostingOracle)}
+@dataclass(frozen=True)
+class MLPOracle(Oracle):
+    """A small network of rectified linear units, in whose first layer every action has weights of its own.
+
+    Features are standardised by the mean and the deviation of the rows that it is fitted to; one that is the same in
+    all of them counts for nothing. Rewards of 0 and 1 are fitted by log loss; others by squared error, and predictions
+    may then leave [0, 1].
+
+    Attributes:
+        width: units of a hidden layer, at least 1.
+        layers: hidden ones, at least 1.
+        strength: the inverse of the penalty on all weights but the intercepts, above 0, as in logistic regression.
+        steps: of L-BFGS at most, at least 1.
+        seed: of the first weights, in [0, 2^32 - 1].
+    """
+
+    name: ClassVar[str] = "mlp"
+    width: int = 32
+    layers: int = 1
+    strength: float = 0.05
+    steps: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "steps"):
+            whole(name, getattr(self, name))
+        between("strength", self.strength, 0.0, open_low=True)
+        between("seed", whole("seed", self.seed, least=0), 0, 2**32 - 1)
+
+    def _fit(self, x: Floats, a: NDArray[np.int64], y: Floats, number: int, base: float) -> Callable[[Floats], Floats]:
+        from scipy.special import expit
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+        centre, spread = x.mean(axis=0), x.std(axis=0)
+        # Means of equal numbers are rounded, so that their spread need not be 0.
+        spread[(x == x[0]).all(axis=0) | (spread == 0)] = np.inf
+        binary = _binary(y)
+        network = (MLPClassifier if binary else MLPRegressor)(
+            hidden_layer_sizes=[self.width] * self.layers, solver="lbfgs", alpha=1 / self.strength,
+            max_iter=self.steps, random_state=self.seed,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # with this penalty the last steps change little
+            network.fit(_products((x - centre) / spread, a, number), y)
+        first = network.coefs_[0].reshape(number, -1, self.width).swapaxes(0, 1).reshape(-1, number * self.width)
+        shift = first[0] + np.tile(network.intercepts_[0], number)
+        later = list(zip(network.coefs_[1:], network.intercepts_[1:]))
+
+        def raw(asked: Floats) -> Floats:
+            # Blocks of rows keep the units of all actions in the cache.
+            found, size = np.empty((len(asked), number)), max(1, 2**17 // (number * self.width))
+            for begin in range(0, len(asked), size):
+                part = (asked[begin : begin + size] - centre) / spread
+                units = (part @ first[1:] + shift).reshape(-1, self.width)
+                for weights, intercepts in later:
+                    units = np.maximum(units, 0.0) @ weights + intercepts
+                found[begin : begin + size] = units.reshape(len(part), number)
+            return expit(found) if binary else found
+
+        return raw
+
+
+ORACLES: dict[str, type[Oracle]] = {cls.name: cls for cls in (RidgeOracle, LogisticOracle, BoostingOracle, MLPOracle)}
 """By name."""
 
 
@@ -220,3 +279,17 @@ def check_contexts(contexts: ArrayLike, features: int | None) -> Floats:
 
 def _with_one(x: Floats) -> Floats:
     return np.column_stack([np.ones(len(x)), x])
+
+
+def _products(x: Floats, a: NDArray[np.int64], number: int) -> Any:
+    """A sparse ``[n, K (1 + d)]``: a one and the features, in the columns of the row's action."""
+    from scipy.sparse import csr_array
+
+    n, d = len(x), x.shape[1] + 1
+    columns = (a[:, None] * d + np.arange(d)).astype(np.int32)
+    starts = np.arange(0, n * d + 1, d, dtype=np.int32)
+    return csr_array((_with_one(x).ravel(), columns.ravel(), starts), shape=(n, number * d))
+
+
+def _binary(y: Floats) -> bool:
+    return bool(np.isin(y, (0.0, 1.0)).all())

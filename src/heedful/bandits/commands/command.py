@@ -51,7 +51,7 @@ def compare(
         str, typer.Option(help="Policies, as squarecb:gamma=300,greedy; other methods of the room are replayed.")
     ] = "uniform,best-action,greedy,contextual-epsilon,softmax,squarecb,linucb",
     oracle: Annotated[
-        str, typer.Option(help="Their models: ridge, logistic, boosting; several: each once.")
+        str, typer.Option(help="Their models: ridge, logistic, boosting, mlp; several: each once.")
     ] = "logistic",
     split: Annotated[
         str, typer.Option(help="The share of the log, from its start, that policies are trained on.")

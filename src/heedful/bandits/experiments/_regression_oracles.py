@@ -19,7 +19,7 @@ from heedful.bandits.generations import Generations, calibration_error, oscillat
 from heedful.bandits.lints import LinTS
 from heedful.bandits.off_policy import Logged
 from heedful.bandits.oracle_policies import ContextualEpsilon, EpsilonSplit, Greedy, Softmax
-from heedful.bandits.oracles import BoostingOracle, LogisticOracle, Oracle, RidgeOracle
+from heedful.bandits.oracles import ORACLES, BoostingOracle, LogisticOracle, Oracle, RidgeOracle
 from heedful.bandits.payments import Digits, Payments, World
 from heedful.bandits.squarecb import SquareCB
 from heedful.lab import Cell, Context, Row, data
@@ -46,7 +46,7 @@ def _oracle(cell: Cell, ctx: Context) -> Oracle:
         return RidgeOracle(width=1.0)
     if cell["oracle"] == "boosting":
         return BoostingOracle(rounds=ctx.params["trees"])
-    return RidgeOracle() if cell["oracle"] == "ridge" else LogisticOracle()
+    return ORACLES[cell["oracle"]]()
 
 
 def _world(cell: Cell) -> World:

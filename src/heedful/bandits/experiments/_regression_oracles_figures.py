@@ -16,8 +16,8 @@ _COLORS = {
 }  # fmt: skip
 _WORLDS = {
     ("linear", "logistic"): "linear world, logistic model", ("bent", "logistic"): "nonlinear world, logistic model",
-    ("bent", "boosting"): "nonlinear world, boosted trees", ("digits", "logistic"): "digits, logistic model",
-    ("fees", "ridge"): "real fees, ridge model",
+    ("bent", "boosting"): "nonlinear world, boosted trees", ("bent", "mlp"): "nonlinear world, small network",
+    ("digits", "logistic"): "digits, logistic model", ("fees", "ridge"): "real fees, ridge model",
 }  # fmt: skip
 _SWEEPS = (
     ("window", "generations in the window", "How many logs the model is trained on"),
