@@ -157,8 +157,8 @@ class Rows(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=REORDER)
-def decide_rows(estimate, words, contexts, feasible, way, strengths, step, actions, chances):  # type: ignore[no-untyped-def]
-    """Decides for rows as :meth:`~heedful.bandits.arms.ArmMethod.choose` says; ``strengths``: float64 ``[lanes]``."""
+def decide_rows(estimate, words, contexts, feasible, way, strength, step, actions, chances):  # type: ignore[no-untyped-def]
+    """Decides for rows as :meth:`~heedful.bandits.arms.ArmMethod.choose` says; strength as in :func:`weigh`."""
     bad = refused(feasible)
     if bad == 0:
         bad = not_finite(contexts)
@@ -170,7 +170,7 @@ def decide_rows(estimate, words, contexts, feasible, way, strengths, step, actio
         for k in range(len(row)):
             model, place = k if estimate.shape[1] > 1 else 0, k if contexts.shape[1] > 1 else 0
             scores[k] = predicted(estimate, s, model, contexts, i, place)
-        weigh(scores, row, way, strengths[s], chance)
+        weigh(scores, row, way, strength, chance)
         actions[i] = _pick(chance, uniform(words, s))
         chances[i] = chance[actions[i]]
     return 0
@@ -204,13 +204,9 @@ class OracleMethod(Rule, ArmMethod):
         models = no_rows(words, 1 if self.shared else actions, features, self.ridge)
         return Rows(*models, np.zeros(len(words), dtype=np.int64))
 
-    def strengths(self, state: Any, actions: int) -> Floats:
-        """float64 ``[lanes]``: the strength in each lane."""
-        return np.array([self.strength(rows, actions) for rows in state.told.tolist()])
-
     def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
-        strengths = self.strengths(state, feasible.shape[1])
-        code = decide_rows(state.estimate, state.words, contexts, feasible, self.way, strengths, step, actions, chances)
+        strength = float(self.strength(int(state.told[0]), feasible.shape[1]))  # lanes are told together
+        code = decide_rows(state.estimate, state.words, contexts, feasible, self.way, strength, step, actions, chances)
         return code, None
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:

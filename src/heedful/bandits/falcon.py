@@ -83,14 +83,11 @@ class Falcon(OracleMethod):
         models = no_rows(words, 1 if self.shared else actions, features, self.ridge)
         return _Epochs(*models, np.zeros_like(models.estimate), np.zeros(len(words), dtype=np.int64))
 
-    def strengths(self, state: Any, actions: int) -> Floats:
-        # After n rewards the last whole epoch ended at the largest power of two in n, and was half as long.
-        lengths = [(1 << told.bit_length() - 1) // 2 if told else 0 for told in state.told.tolist()]
-        return np.array([self.strength(length, actions) for length in lengths])
-
     def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
-        strengths = self.strengths(state, feasible.shape[1])
-        code = decide_rows(state.frozen, state.words, contexts, feasible, self.way, strengths, step, actions, chances)
+        # After n rewards the last whole epoch ended at the largest power of two in n, and was half as long.
+        told = int(state.told[0])  # lanes are told together
+        strength = self.strength((1 << told.bit_length() - 1) // 2 if told else 0, feasible.shape[1])
+        code = decide_rows(state.frozen, state.words, contexts, feasible, self.way, strength, step, actions, chances)
         return code, None
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:

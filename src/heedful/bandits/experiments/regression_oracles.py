@@ -206,6 +206,7 @@ experiment = Experiment(
     inputs=_files,
     modules=(
         "heedful.bandits.experiments._regression_oracles",
+        "heedful.bandits.experiments._regression_oracles_claims",
         *(
             f"heedful.bandits.{name}"
             for name in (
