@@ -66,6 +66,13 @@ def test_help_without_a_command(heedful):
         assert f"\n  {command} " in out
 
 
+def test_compare_suggests_what_can_be_compared(heedful, toy_room):
+    assert_one_line(heedful("compare", "serv"), 2, "unknown room 'serv'; did you mean serving?")
+    outcome = heedful("compare", "nosuch")
+    assert_one_line(outcome, 2, "unknown room 'nosuch'; known: bandits, kv, paging, serving, toy")
+    assert_one_line(heedful("compare", "serve"), 2, "'serve' has nothing to compare; rooms that have: bandits, kv,")
+
+
 def test_list_has_a_row_per_system(heedful, toy_room):
     status, out, _ = heedful("list", "toy")
     assert status == 0

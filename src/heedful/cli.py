@@ -56,9 +56,12 @@ class _Comparisons(TyperGroup):
     """For each room whose commands define ``compare`` a command of the room's name, loaded when named."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in discover.command_names():
+            raise LabError(discover.unknown("room", cmd_name, discover.comparable_rooms()))
         compare = getattr(_commands(cmd_name), "compare", None)
         if compare is None:
-            raise LabError(f"room {cmd_name!r} has nothing to compare")
+            rooms = ", ".join(discover.comparable_rooms())
+            raise LabError(f"{cmd_name!r} has nothing to compare; rooms that have: {rooms}")
         room = typer.Typer(add_completion=False, **OPTIONS)
         room.command(cmd_name)(compare)
         return _named(typer.main.get_command(room), cmd_name)
