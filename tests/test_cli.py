@@ -66,6 +66,21 @@ def test_help_without_a_command(heedful):
         assert f"\n  {command} " in out
 
 
+def test_help_lists_the_commands_of_rooms(heedful, toy_room, install):
+    files = {"__init__.py": "", "commands.py": "1/0", "barren.py": "import typer\n\napp = typer.Typer()\n"}
+    install("wrong", files, "[heedful.commands]\nwrong = wrong.commands\nbarren = wrong.barren\n")
+    status, out, err = heedful("--help")
+    rows = [tuple(line.strip().split("  ", 1)) for line in out[out.index("Commands of rooms:") :].splitlines()[1:]]
+    offered = {name: about.strip() for name, about in rows}
+    assert (status, err) == (0, "")
+    assert offered["toy flip"] == "Flip the coin." and offered["toy land"] == "Say where it landed."
+    assert offered["kv train ..."].startswith("Train the parts")
+    assert offered["serving calibrate"].startswith("Fit the step-time model")
+    assert offered["serve"].startswith("Serve a model")
+    assert offered["wrong"] == "see 'heedful wrong --help'" and offered["barren"] == "see 'heedful barren --help'"
+    assert not {"bandits", "paging", "kv", "toy"} & {name.split(" ")[0] for name in offered if " " not in name}
+
+
 def test_compare_suggests_what_can_be_compared(heedful, toy_room):
     assert_one_line(heedful("compare", "serv"), 2, "unknown room 'serv'; did you mean serving?")
     outcome = heedful("compare", "nosuch")
@@ -287,8 +302,8 @@ def test_unexpected_error_is_one_line_too(heedful, monkeypatch):
     assert_one_line(heedful("list"), 1, "unexpected KeyError: 'gone'", "--debug shows where")
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", "h2o"]])
-def test_list_and_show_need_neither_torch_nor_half_a_second(words, tmp_path):
+@pytest.mark.parametrize("words", [["list"], ["show", "h2o"], ["--help"]])
+def test_list_show_and_help_need_neither_torch_nor_half_a_second(words, tmp_path):
     # CPU seconds: they are wall seconds on an idle machine, and other work does not stretch them.
     blocked = ("torch", "transformers", "polars", "altair", "rich", "scipy", "numpy", "jinja2")
     blocking = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
@@ -300,7 +315,7 @@ def test_list_and_show_need_neither_torch_nor_half_a_second(words, tmp_path):
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ended.returncode == 0, ended.stderr
-    assert "h2o" in ended.stdout.lower()
+    assert ("kv show" if words == ["--help"] else "h2o") in ended.stdout.lower()
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
 
 

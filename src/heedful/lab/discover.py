@@ -12,7 +12,8 @@ A room, ours or somebody else's, names these things in its package's metadata::
     toy = "toy_room.data"          # a module with ``datasets``, a tuple of ``heedful.lab.Dataset``
 
 Modules of an experiments package whose name starts with an underscore are helpers and are not looked at. What
-cannot be loaded is reported beside what can, and hides nothing.
+cannot be loaded is reported beside what can, and hides nothing. All of these modules are loaded to list what there is,
+commands by ``heedful --help``: what is slow to import belongs inside their functions.
 """
 
 from __future__ import annotations
