@@ -307,6 +307,7 @@ def test_list_says_what_is_here(heedful, datasets, within, table, server):
         (["list", "onne"], "unknown data set or file 'onne'; did you mean one?"),
         (["fetch", "xyzzy"], "unknown data set or file 'xyzzy'; known: one, pair, set/a.parquet"),
         (["fetch", "one", "--from", "/no/such/place"], "--from /no/such/place: there is no such file or folder"),
+        (["fetch", "one", "--from", ""], "--from is empty"),
         (["fetch", "one", "--from", "/"], "/: has neither set/a.parquet nor a.csv"),
         (["fetch"], "Missing argument"),
     ],

@@ -254,6 +254,7 @@ REFUSED = {
     "k above all": (("--k", "120%"), ("--k '120%'",)),
     "fractional k": (("--k", "2.5"), ("--k '2.5'",)),
     "empty k": (("--k", ","), ("--k is empty",)),
+    "empty algorithms": (("--algorithms", ""), ("--algorithms is empty",)),
     "share of no page": (("--k", "0.001%"), ("--k '0.001%'", "different pages is no page at all")),
     "unknown algorithm": (("--algorithms", "lruu"), ("--algorithms", "'lruu'", "did you mean 'lru'?")),
     "unknown rule": (("--algorithms", "cheap:lru+fifo"), ("--algorithms", "unknown rule 'cheap'")),

@@ -133,13 +133,13 @@ def _introduce(dataset: Dataset) -> None:
 def fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...|all", help="Data sets, or single files of them.")],
     source: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--from",
             metavar="PATH",
             help="Take it from a file or a folder (originals or converted tables), or from the address of a mirror.",
         ),
-    ] = "",
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Bring data sets here.
@@ -187,9 +187,11 @@ def fetch(
         raise typer.Exit(1)
 
 
-def _given(source: str) -> str | Path | None:
-    if not source or source.startswith(("http://", "https://")):
-        return source or None
+def _given(source: str | None) -> str | Path | None:
+    if source == "":
+        raise LabError("--from is empty")
+    if source is None or source.startswith(("http://", "https://")):
+        return source
     path = Path(source).expanduser()
     if not path.exists():
         raise LabError(f"--from {source}: there is no such file or folder")

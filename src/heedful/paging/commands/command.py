@@ -34,8 +34,8 @@ def compare(
     ] = None,
     k: Annotated[str, typer.Option("--k", help="Cache sizes: pages (100), shares of the different ones (1%).")] = SIZES,
     algorithms: Annotated[
-        str, typer.Option(help="Algorithms, as fifo,mark0,doubling:mark0+lru  [default: 13 of them]")
-    ] = "",
+        str | None, typer.Option(help="Algorithms, as fifo,mark0,doubling:mark0+lru  [default: 13 of them]")
+    ] = None,
     predictor: Annotated[
         str,
         typer.Option(
@@ -62,7 +62,7 @@ def compare(
 
     sizes, share = options.read_sizes(k), options.read_share(fit)
     predictors = options.read_predictors(predictor)
-    field = options.field(options.read_algorithms(algorithms) if algorithms else None, predictors)
+    field = options.field(None if algorithms is None else options.read_algorithms(algorithms), predictors)
     comparing.check_writable("paging", out, site)
     split = Split.of(_trace(trace, column, format), share)
     learning = any(contender.predictor is not None and contender.predictor.learns for contender in field)

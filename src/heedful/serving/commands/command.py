@@ -34,20 +34,21 @@ def compare(
     prompt: Annotated[str | None, typer.Option(help="Its column of prompt tokens  [default: found by name]")] = None,
     output: Annotated[str | None, typer.Option(help="Its column of output tokens  [default: found by name]")] = None,
     cap: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="COLUMN|INT",
             help="The most tokens that requests may generate  [default: the longest output, up to a power of two]",
         ),
-    ] = "",
+    ] = None,
     unit: Annotated[
         str | None, typer.Option(help="Of arrival times: s, ms, us, ns  [default: by the column's name]")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out, and count them.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Put the log in order of arrival.")] = False,
     workload: Annotated[
-        str, typer.Option(help="Generated requests: distribution-1, -2, -3, shifted  [default: the first three]")
-    ] = "",
+        str | None,
+        typer.Option(help="Generated requests: distribution-1, -2, -3, shifted  [default: the first three]"),
+    ] = None,
     requests: Annotated[
         int | None, typer.Option(min=50, help=f"Take so many  [default: all of a log, {REQUESTS} generated ones]")
     ] = None,
@@ -64,14 +65,15 @@ def compare(
     mtpot: Annotated[float, typer.Option(help="Seconds between two tokens of a request, at most.")] = 1.5,
     share: Annotated[float, typer.Option(help="Share of requests within limits that makes a load sustained.")] = 0.99,
     clients: Annotated[
-        str, typer.Option(help="Clients that wait for their answers, as 20,40  [default: about saturation]")
-    ] = "",
+        str | None, typer.Option(help="Clients that wait for their answers, as 20,40  [default: about saturation]")
+    ] = None,
     speed: Annotated[
-        str, typer.Option(help="Times as fast as the log arrives, as 0.5,1,2  [default: about saturation]")
-    ] = "",
+        str | None, typer.Option(help="Times as fast as the log arrives, as 0.5,1,2  [default: about saturation]")
+    ] = None,
     schedulers: Annotated[
-        str, typer.Option(help="As past-future:rho=0.03,aggressive:watermark=0.9  [default: six; the oracle always]")
-    ] = "",
+        str | None,
+        typer.Option(help="As past-future:rho=0.03,aggressive:watermark=0.9  [default: six; the oracle always]"),
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Finished requests that the history holds.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
     search: Annotated[bool, typer.Option(help="Look for the smallest cache that is enough, too.")] = True,
@@ -88,30 +90,31 @@ def compare(
     from heedful.serving.simulator import Simulator
     from heedful.serving.step_time import StepTime
 
-    chosen = options.read_schedulers(schedulers or options.DEFAULT)
+    chosen = options.read_schedulers(options.DEFAULT if schedulers is None else schedulers)
     constants = StepTime() if step_time is None else calibrate.read_constants(step_time)
     simulator = Simulator(capacity, page, interval, max_running, prefill_tokens, chunk, constants)
     try:
         limits = Limits(ttft, mtpot, share)
     except ValueError as error:
         raise LabError(f"--{error}") from error
-    given = options.read_numbers("--clients", clients, True) if clients else []
-    given = given or (options.read_numbers("--speed", speed, False) if speed else [])
+    given = None if clients is None else options.read_numbers("--clients", clients, True)
+    given = given if speed is None else options.read_numbers("--speed", speed, False)
     comparing.check_writable("serving", out, site)
     if trace is not None:
         columns = Columns(arrival, prompt, output, None, unit)  # type: ignore[arg-type]
         work = [options.log(trace, columns, cap, requests, skip_bad, sort)]
     else:
-        work = options.generated(workload or ",".join(options.GENERATED), requests or REQUESTS, seed)
-        work += [] if workload else options.shared(requests or REQUESTS)
+        names = ",".join(options.GENERATED) if workload is None else workload
+        work = options.generated(names, requests or REQUESTS, seed)
+        work += [] if workload is not None else options.shared(requests or REQUESTS)
 
     began = time.monotonic()
     sections: list[Section] = []
     try:
         with console.Progress("serving") as bar:
             for place, each in enumerate(work):
-                requests_of = each.workload.closed() if clients else each.workload
-                _check(requests_of.arrival is None, speed, simulator, each)
+                requests_of = each.workload if clients is None else each.workload.closed()
+                _check(requests_of.arrival is None, speed is not None, simulator, each)
                 bar.title = f"{requests_of.name}, {place + 1} of {len(work)}"
                 loads = given or measuring.loads_about(simulator, requests_of, limits)
                 compared = measuring.compare(
@@ -164,7 +167,7 @@ def _refuse_mixed(context: typer.Context, trace: Path | None) -> None:
         raise LabError("--clients and --speed: give one, a closed loop or the log's own arrivals")
 
 
-def _check(closed: bool, speed: str, simulator: Simulator, work: Work) -> None:
+def _check(closed: bool, speed: bool, simulator: Simulator, work: Work) -> None:
     """LabError for a speed where nothing arrives by itself, and if no request could ever fit."""
     workload = work.workload
     if closed and speed:
