@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from heedful.serving.commands.options import Work
     from heedful.serving.service import Limits
     from heedful.serving.simulator import Simulator
+    from heedful.serving.workloads import Workload
 
 REQUESTS = 2000
 """Of each workload that nobody asked for."""
@@ -110,6 +111,7 @@ def compare(
 
     began = time.monotonic()
     sections: list[Section] = []
+    problems: list[str] = []
     try:
         with console.Progress("serving") as bar:
             for place, each in enumerate(work):
@@ -133,6 +135,9 @@ def compare(
                 sections.append(section)
                 if not json:
                     section.show()
+                if compared.alike and compared.most_held < capacity:
+                    problems.append(_undecided(requests_of, compared.most_held, capacity))
+                    console.warn_of(problems[-1:])
     except KeyboardInterrupt:
         console.notice("interrupted; nothing is stored")
         raise typer.Exit(130) from None
@@ -143,7 +148,8 @@ def compare(
     again = comparing.command_line(context, "compare serving")
     title = f"Serving {', '.join(each.workload.name for each in work)}"
     tables = {name: table for section in sections for name, table in section.tables.items()}
-    drawn, notes = [figure(section) for section in sections], [f"{s.title}: {s.note}" for s in sections]
+    drawn = [figure(section) for section in sections]
+    notes = [*(f"{s.title}: {s.note}" for s in sections), *(f"warning: {problem}" for problem in problems)]
     where = comparing.publish("serving", title, again, tables, drawn, facts, out, site, notes)
     if json:
         shown: dict[str, Any] = {
@@ -178,6 +184,20 @@ def _check(closed: bool, speed: bool, simulator: Simulator, work: Work) -> None:
             f"--capacity {simulator.capacity}: no request of {workload.name} fits with its cap; the smallest takes "
             f"{least} slots"
         )
+
+
+def _undecided(requests: Workload, most_held: int, capacity: int) -> str:
+    """That the cache was too large for schedulers to differ, and what makes them differ."""
+    ways = []
+    if int((requests.prompt + requests.output).sum()) > capacity:
+        ways.append("more --clients" if requests.arrival is None else "a higher --speed")
+    if (least := int((requests.prompt + requests.cap).max())) < most_held:
+        ways.append(f"a --capacity from {least:,} to {most_held:,}")
+    return (
+        f"{requests.name}: the cache never fills, at most {most_held:,} of {capacity:,} slots are held, so that all "
+        f"schedulers do the same and neither loads nor goodput tell them apart; give "
+        f"{' or '.join(ways) or 'a longer log'}"
+    )
 
 
 def _title(work: Work, simulator: Simulator) -> str:

@@ -124,6 +124,8 @@ def log(path: Path, columns: Columns, cap: str | None, requests: int | None, ski
 def _shortened(log: Log, requests: int | None) -> Work:
     workload = log.workload
     notes = []
+    if log.guessed:
+        notes.append(f"numbers in {log.guessed!r} are taken as seconds, as neither its name nor --unit says otherwise")
     if log.skipped:
         notes.append(f"{log.skipped} malformed rows left out, the first: {log.first_skipped}")
     if log.shortened:
