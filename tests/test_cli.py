@@ -6,12 +6,15 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from heedful import __version__
 from heedful.cli import main
 from heedful.lab import console
+from heedful.lab.errors import LabError
+from heedful.lab.files import check_writable
 
 FLAWED = """
 from heedful.lab import Cell, Claim, Experiment, Metric, Paper, Scale
@@ -260,6 +263,35 @@ def test_unwritable_folders_are_one_line(heedful, toy_room, twins, tmp_path):
             assert_one_line(outcome, 2, f"error: cannot write to {out}: ")
     assert_one_line(heedful("report", "--runs", tmp_path, "--site", file), 2, str(file), "is not a report")
     assert_one_line(heedful("report", "--runs", tmp_path, "--site", file / "site"), 2, f"cannot write to {file}: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "kv", "--tasks", "nosuch"),
+        ("compare", "kv", "--prompts", "none.jsonl"),
+        ("kv", "show", "--prompt", "none.txt"),
+        ("compare", "paging", "--trace", "none.csv"),
+        ("compare", "serving", "--trace", "none.csv"),
+        ("compare", "bandits", "--log", "none.csv"),
+        ("compare", "bandits", "--scores", "none.csv"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(heedful, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    for folders in ((), ("--out", "a/b", "--site", "c/d")):
+        assert_one_line(heedful(*words, *folders), 2)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_writability_is_checked_where_the_folder_would_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("a/b/c"))
+    (tmp_path / "file").touch()
+    for folder in (Path("file"), tmp_path / "file" / "a" / "b", tmp_path / ("x" * 300)):
+        with pytest.raises(LabError, match=f"^cannot write to {folder}: "):
+            check_writable(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_room_that_lacks_something_says_how_to_mend_it(heedful, install, tmp_path):

@@ -116,6 +116,7 @@ def fetch(
     """
     target = within / file.name
     check_writable(target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
 
     def waiting(begins: bool) -> None:
         if begins:
