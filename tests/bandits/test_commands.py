@@ -170,7 +170,7 @@ def test_printed_stored_and_published(compare: Any, tmp_path: Path) -> None:
     status, out, err = compare(*words)
     assert status == 0, err
     lines = out.splitlines()
-    assert lines[0].startswith("Offers.parquet: 600 of 1,200 decisions measured, ")
+    assert lines[0].startswith("offers.parquet: 600 of 1,200 decisions measured, ")
     assert lines[1].split()[:4] == ["policy", "model", "doubly", "robust"] and "ESS" in lines[1]
     assert [line.split()[0] for line in lines[2:5]] == ["uniform", "greedy", "ucb1"]
     assert "drawing days again" in out

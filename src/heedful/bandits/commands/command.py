@@ -147,7 +147,7 @@ def compare(
         raise WorkError(f"the comparison stopped: {error or 'out of memory'}") from error
     logged = float(measured.rewards.mean())
     table = page.policies(
-        _title(whole, measured, logged), _note(share, intervals.by_days, names, clip, work, estimate_propensity),
+        _title(whole, measured, logged, log is not None), _note(share, intervals.by_days, names, clip, work, estimate_propensity),
         rows, names, estimate_propensity,
     )  # fmt: skip
     facts = {"log": str(log or whole.name), "rows": f"{len(before)} + {len(measured)}", "seed": str(seed)}
@@ -245,8 +245,8 @@ def _taken(whole: Log) -> str:
     return told
 
 
-def _title(whole: Log, measured: Log, logged: float) -> str:
-    name = whole.name[0].upper() + whole.name[1:]
+def _title(whole: Log, measured: Log, logged: float, own: bool) -> str:
+    name = whole.name if own else whole.name.capitalize()  # a file is called as it is called
     return f"{name}: {len(measured):,} of {len(whole):,} decisions measured, {logged:.4f} logged per decision"
 
 

@@ -82,7 +82,7 @@ def compare(
             outcomes = measuring.run(
                 split, sizes, field, seeds, lambda done, total, left: bar(done, total, left_s=left)
             )
-        table = page.Table(_title(split, share), _note(share, learning), measuring.rows(outcomes, len(split.measured)))
+        table = page.Table(_title(split, share, trace is not None), _note(share, learning), measuring.rows(outcomes, len(split.measured)))
     except KeyboardInterrupt:
         console.notice("interrupted; nothing is stored")
         raise typer.Exit(130) from None
@@ -120,10 +120,11 @@ def _trace(path: Path | None, column: str | None, format: str | None) -> Trace:
         raise LabError(f"--trace {error}") from error
 
 
-def _title(split: Split, share: float) -> str:
+def _title(split: Split, share: float, own: bool) -> str:
     measured = split.measured
-    part = f"the last {100 * (1 - share):g} % of {measured.name}" if share else measured.name
-    return f"{part[0].upper()}{part[1:]}: {len(measured):,} requests, {measured.distinct:,} different pages"
+    name = measured.name if own else measured.name.capitalize()  # a file is called as it is called
+    part = f"The last {100 * (1 - share):g} % of {measured.name}" if share else name
+    return f"{part}: {len(measured):,} requests, {measured.distinct:,} different pages"
 
 
 def _note(share: float, learning: bool) -> str:
