@@ -147,7 +147,8 @@ def compare(
         raise WorkError(f"the comparison stopped: {error or 'out of memory'}") from error
     logged = float(measured.rewards.mean())
     table = page.policies(
-        _title(whole, measured, logged, log is not None), _note(share, intervals.by_days, names, clip, work, estimate_propensity),
+        _title(whole, measured, logged, log is not None),
+        _note(share, intervals.by_days, names, clip, work, estimate_propensity),
         rows, names, estimate_propensity,
     )  # fmt: skip
     facts = {"log": str(log or whole.name), "rows": f"{len(before)} + {len(measured)}", "seed": str(seed)}

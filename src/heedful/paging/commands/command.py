@@ -82,7 +82,8 @@ def compare(
             outcomes = measuring.run(
                 split, sizes, field, seeds, lambda done, total, left: bar(done, total, left_s=left)
             )
-        table = page.Table(_title(split, share, trace is not None), _note(share, learning), measuring.rows(outcomes, len(split.measured)))
+        heading = _title(split, share, trace is not None)
+        table = page.Table(heading, _note(share, learning), measuring.rows(outcomes, len(split.measured)))
     except KeyboardInterrupt:
         console.notice("interrupted; nothing is stored")
         raise typer.Exit(130) from None
