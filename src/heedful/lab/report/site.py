@@ -112,6 +112,8 @@ def _write(draft: Path, catalog: Catalog, runs: Path) -> tuple[int, int, int, tu
         "index.html",
         "index.html",
         systems=systems,
+        measured=[system for system in systems if system.run is not None],
+        unmeasured=[system for system in systems if system.run is None],
         comparisons=comparisons,
         problems=problems,
         rooms=catalog.rooms,
