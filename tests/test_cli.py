@@ -6,12 +6,15 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from heedful import __version__
 from heedful.cli import main
 from heedful.lab import console
+from heedful.lab.errors import LabError
+from heedful.lab.files import check_writable
 
 FLAWED = """
 from heedful.lab import Cell, Claim, Experiment, Metric, Paper, Scale
@@ -64,6 +67,28 @@ def test_help_without_a_command(heedful):
     assert status == 0
     for command in ("list", "show", "run", "compare", "data", "report", "doctor"):
         assert f"\n  {command} " in out
+
+
+def test_help_lists_the_commands_of_rooms(heedful, toy_room, install):
+    files = {"__init__.py": "", "commands.py": "1/0", "barren.py": "import typer\n\napp = typer.Typer()\n"}
+    install("wrong", files, "[heedful.commands]\nwrong = wrong.commands\nbarren = wrong.barren\n")
+    status, out, err = heedful("--help")
+    rows = [tuple(line.strip().split("  ", 1)) for line in out[out.index("Commands of rooms:") :].splitlines()[1:]]
+    offered = {name: about.strip() for name, about in rows}
+    assert (status, err) == (0, "")
+    assert offered["toy flip"] == "Flip the coin." and offered["toy land"] == "Say where it landed."
+    assert offered["kv train ..."].startswith("Train the parts")
+    assert offered["serving calibrate"].startswith("Fit the step-time model")
+    assert offered["serve"].startswith("Serve a model")
+    assert offered["wrong"] == "see 'heedful wrong --help'" and offered["barren"] == "see 'heedful barren --help'"
+    assert not {"bandits", "paging", "kv", "toy"} & {name.split(" ")[0] for name in offered if " " not in name}
+
+
+def test_compare_suggests_what_can_be_compared(heedful, toy_room):
+    assert_one_line(heedful("compare", "serv"), 2, "unknown room 'serv'; did you mean serving?")
+    outcome = heedful("compare", "nosuch")
+    assert_one_line(outcome, 2, "unknown room 'nosuch'; known: bandits, kv, paging, serving, toy")
+    assert_one_line(heedful("compare", "serve"), 2, "'serve' has nothing to compare; rooms that have: bandits, kv,")
 
 
 def test_list_has_a_row_per_system(heedful, toy_room):
@@ -240,6 +265,35 @@ def test_unwritable_folders_are_one_line(heedful, toy_room, twins, tmp_path):
     assert_one_line(heedful("report", "--runs", tmp_path, "--site", file / "site"), 2, f"cannot write to {file}: ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "kv", "--tasks", "nosuch"),
+        ("compare", "kv", "--prompts", "none.jsonl"),
+        ("kv", "show", "--prompt", "none.txt"),
+        ("compare", "paging", "--trace", "none.csv"),
+        ("compare", "serving", "--trace", "none.csv"),
+        ("compare", "bandits", "--log", "none.csv"),
+        ("compare", "bandits", "--scores", "none.csv"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(heedful, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    for folders in ((), ("--out", "a/b", "--site", "c/d")):
+        assert_one_line(heedful(*words, *folders), 2)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_writability_is_checked_where_the_folder_would_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("a/b/c"))
+    (tmp_path / "file").touch()
+    for folder in (Path("file"), tmp_path / "file" / "a" / "b", tmp_path / ("x" * 300)):
+        with pytest.raises(LabError, match=f"^cannot write to {folder}: "):
+            check_writable(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_room_that_lacks_something_says_how_to_mend_it(heedful, install, tmp_path):
     files = {
         "__init__.py": "",
@@ -280,8 +334,8 @@ def test_unexpected_error_is_one_line_too(heedful, monkeypatch):
     assert_one_line(heedful("list"), 1, "unexpected KeyError: 'gone'", "--debug shows where")
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", "h2o"]])
-def test_list_and_show_need_neither_torch_nor_half_a_second(words, tmp_path):
+@pytest.mark.parametrize("words", [["list"], ["show", "h2o"], ["--help"]])
+def test_list_show_and_help_need_neither_torch_nor_half_a_second(words, tmp_path):
     # CPU seconds: they are wall seconds on an idle machine, and other work does not stretch them.
     blocked = ("torch", "transformers", "polars", "altair", "rich", "scipy", "numpy", "jinja2")
     blocking = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
@@ -293,7 +347,7 @@ def test_list_and_show_need_neither_torch_nor_half_a_second(words, tmp_path):
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ended.returncode == 0, ended.stderr
-    assert "h2o" in ended.stdout.lower()
+    assert ("kv show" if words == ["--help"] else "h2o") in ended.stdout.lower()
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
 
 

@@ -28,6 +28,8 @@ _BadUsage: type[Exception] = typer.BadParameter.__mro__[2]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option(help="The folder of runs.")]
 STAGES = {"tune": "tuning", "measure": "measuring", "time": "timing"}
+_HELP_WIDTH = 55
+"""Letters of a command's help in a list of commands."""
 OPTIONS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
@@ -45,10 +47,9 @@ class _Rooms(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         super().format_commands(ctx, formatter)
-        rooms = discover.comparable_rooms()
-        more = [(name, f"see 'heedful {name} --help'") for name in discover.command_names() if name not in rooms]
+        more = [row for name in discover.command_names() for row in _offered(name)]
         if more:
-            with formatter.section("Also installed"):
+            with formatter.section("Commands of rooms"):
                 formatter.write_dl(more)
 
 
@@ -56,9 +57,12 @@ class _Comparisons(TyperGroup):
     """For each room whose commands define ``compare`` a command of the room's name, loaded when named."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in discover.command_names():
+            raise LabError(discover.unknown("room", cmd_name, discover.comparable_rooms()))
         compare = getattr(_commands(cmd_name), "compare", None)
         if compare is None:
-            raise LabError(f"room {cmd_name!r} has nothing to compare")
+            rooms = ", ".join(discover.comparable_rooms())
+            raise LabError(f"{cmd_name!r} has nothing to compare; rooms that have: {rooms}")
         room = typer.Typer(add_completion=False, **OPTIONS)
         room.command(cmd_name)(compare)
         return _named(typer.main.get_command(room), cmd_name)
@@ -74,6 +78,27 @@ def _commands(room: str) -> ModuleType:
 
     require(room)
     return discover.load_commands(room)
+
+
+def _offered(name: str) -> list[tuple[str, str]]:
+    """The commands that an installed package adds under a name, with a line of help each.
+
+    Of a room that cannot be loaded there is its name, and where to see why.
+    """
+    try:
+        room = getattr(discover.load_commands(name), "app", None)
+        command = typer.main.get_command(room) if room is not None else None
+    except Exception:  # somebody else's commands may raise anything
+        return [(name, f"see 'heedful {name} --help'")]
+    if command is None:
+        return []
+    if not isinstance(command, TyperGroup):
+        return [(name, command.get_short_help_str(_HELP_WIDTH))]
+    return [
+        (f"{name} {part}" + (" ..." if isinstance(one, TyperGroup) else ""), one.get_short_help_str(_HELP_WIDTH))
+        for part, one in command.commands.items()
+        if not one.hidden
+    ]
 
 
 def _named(command: Any, name: str) -> Any:

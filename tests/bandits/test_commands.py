@@ -64,11 +64,12 @@ def rows_of(log: logs.Log, policies: str, oracle: str = "logistic", **changed: A
     return {row["policy"]: row for row in found}
 
 
+A_CSV = logs.Source("--log", Path("a.csv"))
 COLUMNS = logs.Columns(None, "action", "reward", "propensity", None, None, "at")
 
 
 def test_a_log_is_read_with_its_types() -> None:
-    log = logs.from_table(a_log(), COLUMNS, "--log a.csv", "a.csv")
+    log = logs.from_table(a_log(), COLUMNS, A_CSV)
     assert log.labels == ("a", "b", "c") and log.contexts.columns == ["shop", "basket"]
     assert log.days is not None and len(np.unique(log.days)) == 40
     encode = logs.Encoder.of(log.contexts)
@@ -81,7 +82,7 @@ def test_a_log_is_read_with_its_types() -> None:
 
 def test_rows_are_put_in_the_order_of_time_and_numbered_actions_in_theirs() -> None:
     table = a_log().with_columns(action=pl.col("action").replace_strict({"a": 10, "b": 9, "c": 100}))
-    log = logs.from_table(table.sample(fraction=1.0, shuffle=True, seed=1), COLUMNS, "", "")
+    log = logs.from_table(table.sample(fraction=1.0, shuffle=True, seed=1), COLUMNS, A_CSV)
     assert log.labels == ("9", "10", "100") and (np.diff(log.days) >= 0).all()  # type: ignore[arg-type]
 
 
@@ -110,7 +111,7 @@ def test_replay_on_a_uniform_log_is_the_mean_of_the_rows_that_match() -> None:
     table = a_log(seed=4)
     rng = np.random.default_rng(0)
     table = table.with_columns(action=pl.Series(rng.choice(["a", "b", "c"], 1200)), propensity=pl.lit(1 / 3))
-    log = logs.from_table(table, COLUMNS, "", "")
+    log = logs.from_table(table, COLUMNS, A_CSV)
     row = rows_of(log, "round-robin")["round-robin"]
     after = log.part(600, 1200)
     matches = after.actions == np.arange(600) % 3
@@ -119,8 +120,8 @@ def test_replay_on_a_uniform_log_is_the_mean_of_the_rows_that_match() -> None:
 
 def test_rewards_of_any_scale_come_back_in_it() -> None:
     table = a_log()
-    plain = rows_of(logs.from_table(table, COLUMNS, "", ""), "greedy,uniform")
-    scaled = rows_of(logs.from_table(table.with_columns(pl.col("reward") * 50 - 20), COLUMNS, "", ""), "greedy,uniform")
+    plain = rows_of(logs.from_table(table, COLUMNS, A_CSV), "greedy,uniform")
+    scaled = rows_of(logs.from_table(table.with_columns(pl.col("reward") * 50 - 20), COLUMNS, A_CSV), "greedy,uniform")
     for name in plain:
         for key in ("dr", "snips", "direct"):
             assert scaled[name][key] == pytest.approx(50 * plain[name][key] - 20, abs=1e-6)
@@ -159,7 +160,7 @@ def test_what_a_log_cannot_carry_is_said() -> None:
 
 def test_rare_rewards_give_no_interval() -> None:
     table = a_log().with_columns(reward=pl.when(pl.int_range(pl.len()) % 400 == 7).then(1).otherwise(0))
-    row = rows_of(logs.from_table(table, COLUMNS, "", ""), "uniform")["uniform"]
+    row = rows_of(logs.from_table(table, COLUMNS, A_CSV), "uniform")["uniform"]
     assert row["snips_low"] is None and row["snips"] is not None and row["problems"].endswith("is not 0: 1")
 
 
@@ -169,7 +170,7 @@ def test_printed_stored_and_published(compare: Any, tmp_path: Path) -> None:
     status, out, err = compare(*words)
     assert status == 0, err
     lines = out.splitlines()
-    assert lines[0].startswith("Offers.parquet: 600 of 1,200 decisions measured, ")
+    assert lines[0].startswith("offers.parquet: 600 of 1,200 decisions measured, ")
     assert lines[1].split()[:4] == ["policy", "model", "doubly", "robust"] and "ESS" in lines[1]
     assert [line.split()[0] for line in lines[2:5]] == ["uniform", "greedy", "ucb1"]
     assert "drawing days again" in out
@@ -202,10 +203,10 @@ def test_sets_of_actions_from_lists_and_from_text(compare: Any, tmp_path: Path) 
     table.write_csv(tmp_path / "a.csv")
     columns = logs.Columns(("shop",), "action", "reward", "propensity", "there", None, None)
     log = logs.read_log(tmp_path / "a.csv", columns)
-    lists = logs.from_table(table.with_columns(pl.col("there").str.split("|")), columns, "", "")
+    lists = logs.from_table(table.with_columns(pl.col("there").str.split("|")), columns, A_CSV)
     assert np.array_equal(log.feasible, lists.feasible) and log.feasible.sum(axis=1).tolist() == [2] * 1200
     flags = table.with_columns(action=pl.col("action") == "a", there=pl.lit([True, False]))
-    assert logs.from_table(flags, columns, "", "").labels == ("false", "true")
+    assert logs.from_table(flags, columns, A_CSV).labels == ("false", "true")
     uniform = rows_of(log, "uniform")["uniform"]
     assert uniform["max_weight"] == pytest.approx(0.5 / 0.2)
 
@@ -288,6 +289,55 @@ def test_rounded_propensities_are_not_taken_for_wrong_ones(compare: Any, tmp_pat
     assert "do not fit the log" in compare("--log", "wrong.csv", "--policies", "uniform")[2]
 
 
+def test_columns_taken_as_context_are_named_and_those_like_propensities(compare: Any, tmp_path: Path) -> None:
+    table = a_log(400).rename({"propensity": "Action_Prob"})
+    table.with_columns(problem=pl.lit(0.5)).write_csv(tmp_path / "a.csv")
+    status, _, err = compare("--log", "a.csv", "--policies", "uniform")
+    told = "taken as context: shop, basket, Action_Prob, problem; --context names others"
+    like = "if 'Action_Prob' is the probability that the action was done with, add --propensity Action_Prob"
+    assert status == 0 and err == f"notice: {told}; {like}\n"
+    (stored,), _ = read_comparisons(tmp_path / "runs")
+    assert f"{told}; {like}" in stored.facts.values()
+    table.with_columns(pl.col("Action_Prob") * 2).write_csv(tmp_path / "b.csv")
+    assert compare("--log", "b.csv", "--policies", "uniform")[2].endswith("--context names others\n")
+    for words in (("--context", "shop"), ("--propensity", "Action_Prob")):
+        assert "context" not in compare("--log", "a.csv", "--policies", "uniform", *words)[2]
+
+
+def test_rows_are_named_by_their_place_in_the_file_whatever_they_are_sorted_by(compare: Any, tmp_path: Path) -> None:
+    shuffled = a_log(200).sample(fraction=1.0, shuffle=True, seed=3)
+    row = pl.int_range(pl.len()) == 150
+    zero = shuffled.with_columns(propensity=pl.when(row).then(0.0).otherwise("propensity"))
+    zero.write_csv(tmp_path / "zero.csv")
+    zero.write_parquet(tmp_path / "zero.parquet")
+    broken = zero.with_columns(shop=pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("x\n\ny")).otherwise("shop"))
+    broken.write_csv(tmp_path / "broken.csv")
+    for name, place in (
+        ("zero.csv", "line 152"),
+        ("zero.parquet", "row 151 (the first is 1)"),
+        ("broken.csv", "line 154"),
+    ):
+        outcome = compare("--log", name, "--time", "at")
+        assert outcome[::2] == (2, f"error: --log {name}: 'propensity' must lie in (0, 1], is 0 in {place}\n")
+    for column, told in (("reward", "which is not a number"), ("at", "it must hold dates like 2024-11-15 13:00, or")):
+        odd = pl.when(row).then(pl.lit("n/a")).otherwise(pl.col(column).cast(pl.String))
+        shuffled.with_columns(odd.alias(column)).write_csv(tmp_path / "odd.csv")
+        status, _, err = compare("--log", "odd.csv", "--time", "at")
+        assert status == 2 and f"{column!r} is 'n/a' in line 152" in err and told in err
+    (tmp_path / "gap.csv").write_text("\n\naction,reward,x\na,1,0\n\n")
+    assert "'x' is missing in line 5" in compare("--log", "gap.csv")[2]
+
+
+def test_outcomes_are_named_by_their_place_in_the_file(compare: Any, tmp_path: Path) -> None:
+    row = pl.int_range(pl.len()) == 150
+    for odd, told in ((pl.lit("0.5"), "must be 0, 1 or missing, is 0.5"), (pl.lit("yes"), "is 'yes'")):
+        table = people(300).with_columns(outcome=pl.when(row).then(odd).otherwise(pl.col("outcome").cast(pl.String)))
+        assert table["outcome"][:150].null_count()
+        table.write_csv(tmp_path / "odd.csv")
+        status, _, err = compare("--scores", "odd.csv")
+        assert status == 2 and f"'outcome' {told} in line 152" in err
+
+
 LOG, PEOPLE = ("--log", "a.csv"), ("--scores", "p.csv")
 REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no log": (("--log", "none.csv"), ("--log none.csv: No such file",)),
@@ -298,14 +348,17 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reward as context": ((*LOG, "--context", "shop,reward"), ("'reward' cannot be a context: it is not there",)),
     "no context": ((*LOG, "--context", ","), ("--context is empty",)),
     "lists as actions": (("--log", "lists.parquet"), ("'action' must hold text or numbers, holds List",)),
-    "propensity 0": (("--log", "zero.csv"), ("'propensity' must lie in (0, 1], is 0 in row 3",)),
-    "propensity 2": (("--log", "two.csv"), ("'propensity' must lie in (0, 1], is 2 in row 3",)),
-    "nan context": (("--log", "nan.csv"), ("'basket' is not a finite number in row 3",)),
-    "missing action": (("--log", "null.csv"), ("'action' is missing in row 3",)),
-    "no action there": (("--log", "empty.csv", "--actions-column", "there"), ("'there' has no action in row 3",)),
-    "not among them": (("--log", "other.csv", "--actions-column", "there"), ("row 3 did", "not in its 'there'")),
-    "text as time": ((*LOG, "--time", "shop"), ("'shop' holds neither dates like 2024-11-15 13:00 nor numbers",)),
-    "text as reward": ((*LOG, "--reward", "shop"), ("'shop' must hold numbers",)),
+    "propensity 0": (("--log", "zero.csv"), ("'propensity' must lie in (0, 1], is 0 in line 5",)),
+    "propensity 2": (("--log", "two.csv"), ("'propensity' must lie in (0, 1], is 2 in line 5",)),
+    "nan context": (("--log", "nan.csv"), ("'basket' is nan in line 5; it must be a finite number",)),
+    "missing action": (("--log", "null.csv"), ("'action' is missing in line 5",)),
+    "no action there": (("--log", "empty.csv", "--actions-column", "there"), ("'there' has no action in line 5",)),
+    "not among them": (
+        ("--log", "other.csv", "--actions-column", "there"),
+        ("'action' is 'a' in line 5", "not in its 'there'"),
+    ),
+    "text as time": ((*LOG, "--time", "shop"), ("'shop' is 'z' in line 2; it must hold dates like",)),
+    "text as reward": ((*LOG, "--reward", "shop"), ("'shop' is 'z' in line 2, which is not a number",)),
     "no such policy": ((*LOG, "--policies", "greedi"), ("--policies 'greedi': is not known; there are: uniform",)),
     "bad parameter": ((*LOG, "--policies", "squarecb:gamma=-1"), ("gamma=-1", "must be a number in [0, inf)")),
     "shared": ((*LOG, "--policies", "linucb:shared=true"), ("needs features per action",)),

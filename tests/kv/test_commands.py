@@ -222,6 +222,8 @@ REFUSED = {
     "parameter of another kind": (("--policies", "raas:alpha=abc"), ("policy 'raas:alpha=abc'",)),
     "budget in a policy": (("--policies", "h2o:budget=8"), ("give the budget as an option",)),
     "no policy": (("--policies", ","), ("--policies is empty",)),
+    "empty policies": (("--policies", ""), ("--policies is empty",)),
+    "empty tasks": (("--tasks", ""), ("--tasks is empty",)),
     "unknown protocol": (("--protocol", "blind"), ("--protocol 'blind': must be one of aware, agnostic, reask",)),
     "no such protocol": (
         ("--protocol", "agnostic", "--tasks", "ledger"), ("task 'ledger' has no protocol 'agnostic'",)

@@ -310,7 +310,7 @@ WORDS_REFUSED = {
         ("streaming-llm needs at least 5 slots; that is 50% of the prompt in line 1 (8 tokens)",),
     ),
     "no such folder": (("--model", "./nowhere"), ("--model ./nowhere: no such folder",)),
-    "no such model": (("--model", "nobody/nothing"), ("--model nobody/nothing: neither a shipped model (",)),
+    "no such model": (("--model", "nobody/nothing"), ("--model nobody/nothing: is no shipped model (",)),
     "unknown dtype": (("--dtype", "float12"), ("--dtype 'float12': must be one of auto, float32, bfloat16, float16",)),
     "not a device": (("--device", "gpu"), ("--device 'gpu': not a device",)),
     "no CUDA": (("--device", "cuda"), ("--device cuda: this torch sees no CUDA device",)),

@@ -243,6 +243,7 @@ REFUSED = {
     "unknown policy": (("--policy", "snapk"), "unknown policy 'snapk'; did you mean 'snapkv'?"),
     "never shrinks": (("--policy", "raas"), "policy 'raas' never shrinks a prompt"),
     "no policy": (("--policy", ","), "--policy is empty"),
+    "empty prompt": (("--prompt", ""), "--prompt is empty"),
     "two budgets": (("--budget", "10%,20%"), "--budget '10%,20%': give one budget"),
     "bad budget": (("--budget", "2.5"), "--budget '2.5': a budget is a share"),
     "budget below the least": (("--budget", "8"), "policy 'snapkv': budget=8: snapkv needs at least 17 slots"),

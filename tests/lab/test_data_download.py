@@ -9,7 +9,7 @@ import pytest
 from file_server import FileServer, Served
 
 from heedful.lab.data import download as downloads
-from heedful.lab.data.download import Patience, download
+from heedful.lab.data.download import Patience, UnreachableError, download
 from heedful.lab.errors import WorkError
 
 ORIGINAL = b"n,text\n" + b"".join(b"%d,%d\n" % (n, n * n) for n in range(5000))
@@ -158,6 +158,18 @@ def test_unreachable_server_is_one_line(tmp_path):
         url = f"{gone.url}/a.csv"
     with pytest.raises(WorkError, match=r"cannot be reached: Connection refused \(2 attempts\)"):
         download(url, tmp_path / "a.part", SHA256, patience=Patience(2, 0.0))
+
+
+def test_host_that_has_answered_is_given_more_time(server, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(downloads.time, "sleep", lambda wait_s: waited.append(wait_s) or server.server_close())
+    server.files["/set/a.csv"] = Served(ORIGINAL, cuts=[100])
+    with pytest.raises(UnreachableError, match=r"refused \(4 attempts\); what arrived is kept") as error:
+        download(f"{server.url}/set/a.csv", tmp_path / "a.part", SHA256, patience=Patience(4, 0.0))
+    assert len(waited) == 3 and error.value.host == server.url.removeprefix("http://")
+    (tmp_path / "a.part").unlink()
+    with pytest.raises(UnreachableError, match=r"refused \(2 attempts\); --from PATH"):
+        download(f"{server.url}/set/a.csv", tmp_path / "a.part", SHA256, patience=Patience(4, 0.0))
 
 
 def test_full_disk_is_one_line(server, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -223,6 +224,43 @@ def test_what_fails_does_not_stop_the_others(heedful, datasets, within, server):
     assert err.count("\n") == 2
 
 
+def test_host_that_does_not_answer_is_not_asked_for_its_other_files(
+    heedful, datasets, within, server, table, monkeypatch
+):
+    one, pair = datasets
+    with FileServer() as gone:
+        url, host = gone.url, gone.url.removeprefix("http://")
+    b, c = pair.files
+    files = tuple(
+        dataclasses.replace(like, name=f"pair/{name}.parquet", origin=f"{url}/{name}.csv")
+        for name, like in (("b", b), ("c", c), ("d", b), ("e", c))
+    )
+    catalog = discover.DataCatalog((dataclasses.replace(pair, files=files), one))
+    monkeypatch.setattr(discover, "data_catalog", lambda: catalog)
+    (within / "pair").mkdir(parents=True)
+    table[:10].write_parquet(within / "pair/d.parquet")
+    status, out, err = heedful("data", "fetch", "all")
+    assert status == 1
+    again, failed, skipped = err.splitlines()
+    assert again == f"{url}/b.csv: cannot be reached: Connection refused; trying again in 0 s"
+    assert failed.startswith(f"error: {url}/b.csv: cannot be reached: Connection refused (2 attempts)")
+    assert skipped == (
+        f"error: {host} does not answer and was not tried for pair/c.parquet, pair/e.parquet; "
+        "what was fetched stays, and the same command fetches the rest"
+    )
+    assert f"  pair/c.parquet: not tried, {host} does not answer\n" in out
+    assert "pair/d.parquet: is there, verified" in out and "set/a.parquet: verified" in out
+    assert pl.read_parquet(within / "set/a.parquet").equals(table)
+
+
+def test_mirror_that_does_not_answer_is_asked_once(heedful, datasets, within):
+    with FileServer() as gone:
+        pass
+    status, _, err = heedful("data", "fetch", "all", "--from", gone.url)
+    assert status == 1 and err.count("cannot be reached") == 2  # the second time as the error
+    assert "was not tried for pair/b.parquet, pair/c.parquet" in err
+
+
 def test_one_file_of_several(heedful, datasets, within, tmp_path, table):
     table[:20].write_parquet(tmp_path / "mine.parquet")
     status, out, _ = heedful("data", "fetch", "pair", "--from", tmp_path / "mine.parquet")
@@ -269,6 +307,7 @@ def test_list_says_what_is_here(heedful, datasets, within, table, server):
         (["list", "onne"], "unknown data set or file 'onne'; did you mean one?"),
         (["fetch", "xyzzy"], "unknown data set or file 'xyzzy'; known: one, pair, set/a.parquet"),
         (["fetch", "one", "--from", "/no/such/place"], "--from /no/such/place: there is no such file or folder"),
+        (["fetch", "one", "--from", ""], "--from is empty"),
         (["fetch", "one", "--from", "/"], "/: has neither set/a.parquet nor a.csv"),
         (["fetch"], "Missing argument"),
     ],

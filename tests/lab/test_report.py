@@ -308,6 +308,22 @@ def test_comparison_gets_a_page(coin, runs, tmp_path):
     assert stored.equals(table)
 
 
+def test_what_was_not_measured_stands_folded_below_the_comparisons(coin, runs, tmp_path):
+    other = dataclasses.replace(coin, slug="other", title="Another coin")
+    write_comparison(runs, "toy", "Two policies", "heedful compare toy", {"All": pl.DataFrame({"a": [1]})})
+    index, _, written = pages(Catalog((other, coin)), runs, tmp_path / "site")
+    assert (written.systems, written.measured, written.comparisons) == (2, 1, 1)
+    in_order = (">The biased coin<", ">Two policies<", "<details", ">Another coin<")
+    places = [index.source.index(part) for part in in_order]
+    assert places == sorted(places)
+    assert '<details class="unmeasured">' in index.source and "Not measured here (1)" in index.text
+    assert index.source.count('class="wide index"') == 2
+    nothing, _, _ = pages(Catalog((other, coin)), tmp_path / "nothing", tmp_path / "site")
+    assert '<details class="unmeasured" open>' in nothing.source and nothing.source.count('class="wide index"') == 1
+    alone, _, _ = pages(Catalog((coin,)), runs, tmp_path / "site")
+    assert "<details" not in alone.source
+
+
 def test_comparison_is_stored_whole_or_not_at_all(tmp_path):
     table = pl.DataFrame({"a": [1]})
     with pytest.raises(AttributeError):

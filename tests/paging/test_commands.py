@@ -224,7 +224,7 @@ def test_json_and_a_whole_trace(compare, trace_file):
     assert status == 0
     printed = json.loads(out)
     (title, table), = printed["tables"].items()
-    assert title.startswith("Requests.txt: 3,000 requests") and "whole trace" in table["note"]
+    assert title.startswith("requests.txt: 3,000 requests") and "whole trace" in table["note"]
     opt, lru, fifo = table["rows"]
     assert (opt["algorithm"], lru["gap_closed"], fifo["algorithm"]) == ("opt", 0, "fifo")
     assert opt["faults"] <= min(lru["faults"], fifo["faults"]) and Path(printed["report"]).is_file()
@@ -254,6 +254,7 @@ REFUSED = {
     "k above all": (("--k", "120%"), ("--k '120%'",)),
     "fractional k": (("--k", "2.5"), ("--k '2.5'",)),
     "empty k": (("--k", ","), ("--k is empty",)),
+    "empty algorithms": (("--algorithms", ""), ("--algorithms is empty",)),
     "share of no page": (("--k", "0.001%"), ("--k '0.001%'", "different pages is no page at all")),
     "unknown algorithm": (("--algorithms", "lruu"), ("--algorithms", "'lruu'", "did you mean 'lru'?")),
     "unknown rule": (("--algorithms", "cheap:lru+fifo"), ("--algorithms", "unknown rule 'cheap'")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,43 @@ def test_all_figures_of_a_short_log_are_of_whole_runs(heedful, log):
     assert "too few requests would be left" in table["note"]
 
 
+@pytest.mark.parametrize(
+    ("words", "ways"),
+    [
+        (("--capacity", "20000", "--speed", "1,2"), "a higher --speed or a --capacity from "),
+        (("--capacity", "20000", "--clients", "1,2"), "more --clients or a --capacity from "),
+        ((), "a --capacity from "),
+    ],
+)
+def test_a_cache_that_never_fills_is_warned_of_in_print_and_on_the_page(heedful, tmp_path, log, words, ways):
+    chosen = ("--schedulers", "past-future:rho=0.1,draws=2,conservative", "--window", "20", "--no-search")
+    status, _, err = heedful("compare", "serving", "--trace", log, *chosen, *words)
+    (stored,), _ = read_comparisons(tmp_path / "runs")
+    warning = stored.facts["note 2"]
+    assert status == 0 and err == f"{warning}\n"
+    assert warning.startswith("warning: requests: the cache never fills, at most ")
+    least, most = re.search(rf"; give {ways}([\d,]+) to ([\d,]+)$", warning).groups()
+    assert least == "754" and f"at most {most} of" in warning
+    # With what is advised there is something to decide.
+    words = (*words, "--capacity", int(most.replace(",", "")) // 2)
+    assert heedful("compare", "serving", "--trace", log, *chosen, *words)[::2] == (0, "")
+
+
+def test_a_cache_that_fills_is_not_warned_of(heedful, tmp_path, log):
+    status, _, err = heedful("compare", "serving", "--trace", log, *FEW, "--capacity", "2000", "--speed", "1,4")
+    (stored,), _ = read_comparisons(tmp_path / "runs")
+    assert (status, err) == (0, "") and "note 2" not in stored.facts
+
+
+def test_the_unit_that_arrival_times_are_taken_in_is_told(heedful, log):
+    words = ("compare", "serving", "--trace", log, *FEW, "--speed", "1", "--no-search")
+    assert "taken as seconds" not in heedful(*words)[1]
+    log.write_text(log.read_text().replace("arrival_ms", "arrival", 1))
+    note = "Numbers in 'arrival' are taken as seconds, as neither its name nor --unit says otherwise."
+    assert note in " ".join(heedful(*words)[1].split())
+    assert "taken as seconds" not in heedful(*words, "--unit", "ms")[1]
+
+
 def test_the_page_says_what_columns_mean_and_how_to_do_it_again(heedful, tmp_path, log):
     heedful("compare", "serving", "--trace", log, *FEW, "--speed", "1", "--no-search")
     (stored,), _ = read_comparisons(tmp_path / "runs")
@@ -131,6 +169,11 @@ def test_the_page_says_what_columns_mean_and_how_to_do_it_again(heedful, tmp_pat
         (("--schedulers", "past-future:rho=2"), "rho=2.0: must lie in [0, 1)"),
         (("--clients", "0"), "--clients '0'"),
         (("--clients", "2.5"), "whole numbers of at least 1"),
+        (("--schedulers", ""), "--schedulers is empty"),
+        (("--clients", ""), "--clients is empty"),
+        (("--speed", ""), "--speed is empty"),
+        (("--workload", ""), "--workload is empty"),
+        (("--trace", "none.csv", "--cap", ""), "--cap is empty"),
         (("--speed", "fast"), "--speed 'fast'"),
         (("--speed", "1", "--workload", "distribution-1"), "distribution-1 has no arrival times; give --clients"),
         (("--clients", "1", "--speed", "1"), "give one"),

@@ -55,6 +55,17 @@ def test_columns_and_units_can_be_named(write):
     assert workload.arrival.tolist() == [0.0, 0.002] and workload.cap.tolist() == [100, 200]
 
 
+def test_a_unit_that_nothing_says_is_taken_for_seconds_and_told(write):
+    rows = "input_tokens,output_tokens\n0,1,2\n3,4,5\n"
+    plain = read_log(write(f"arrival,{rows}"))
+    assert plain.guessed == "arrival" and plain.workload.arrival.tolist() == [0.0, 3.0]
+    named = read_log(write(f"Arrival_MS,{rows}"))
+    assert named.guessed == "" and named.workload.arrival.tolist() == [0.0, 0.003]
+    assert read_log(write(f"arrival,{rows}"), Columns(unit="s")).guessed == ""
+    assert read_log(write("arrival,input_tokens,output_tokens\n2024-01-01,1,2\n2024-01-02,3,4\n")).guessed == ""
+    assert read_log(write("input_tokens,output_tokens\n1,2\n3,4\n")).guessed == ""
+
+
 def test_a_log_without_times_is_a_closed_loop(write):
     assert read_log(write("input_tokens,output_tokens\n1,2\n3,4\n")).workload.arrival is None
 

@@ -12,7 +12,8 @@ A room, ours or somebody else's, names these things in its package's metadata::
     toy = "toy_room.data"          # a module with ``datasets``, a tuple of ``heedful.lab.Dataset``
 
 Modules of an experiments package whose name starts with an underscore are helpers and are not looked at. What
-cannot be loaded is reported beside what can, and hides nothing.
+cannot be loaded is reported beside what can, and hides nothing. All of these modules are loaded to list what there is,
+commands by ``heedful --help``: what is slow to import belongs inside their functions.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Catalog:
         """The experiments of a room; LabError, with close matches, for a room that has none."""
         found = tuple(experiment for experiment in self.experiments if experiment.room == room)
         if not found:
-            raise LabError(_unknown("room", room, self.rooms, self.problems))
+            raise LabError(unknown("room", room, self.rooms, self.problems))
         return found
 
     def find(self, slug: str) -> Experiment:
@@ -77,7 +78,7 @@ class Catalog:
         for experiment in self.experiments:
             if experiment.slug == slug:
                 return experiment
-        raise LabError(_unknown("system", slug, self._slugs, self.problems))
+        raise LabError(unknown("system", slug, self._slugs, self.problems))
 
     def select(self, name: str) -> tuple[Experiment, ...]:
         """The experiments that a name on the command line means: a system, a room, or ``all``.
@@ -90,7 +91,7 @@ class Catalog:
             return (self.find(name),)
         if name in self.rooms:
             return self.of_room(name)
-        raise LabError(_unknown("system or room", name, (*self._slugs, *self.rooms), self.problems))
+        raise LabError(unknown("system or room", name, (*self._slugs, *self.rooms), self.problems))
 
     @cached_property
     def _slugs(self) -> tuple[str, ...]:
@@ -112,7 +113,7 @@ class DataCatalog:
     def file(self, name: str) -> DataFile:
         """The file of that name; LabError, with close matches, for an unknown one."""
         if name not in self.files:
-            raise LabError(_unknown("data file", name, tuple(self.files), self.problems))
+            raise LabError(unknown("data file", name, tuple(self.files), self.problems))
         return self.files[name]
 
     def select(self, name: str) -> tuple[tuple[Dataset, tuple[DataFile, ...]], ...]:
@@ -127,7 +128,7 @@ class DataCatalog:
         )
         if not found and name != "all":
             known = (*(dataset.name for dataset in self.datasets), *self.files)
-            raise LabError(_unknown("data set or file", name, known, self.problems))
+            raise LabError(unknown("data set or file", name, known, self.problems))
         return found
 
 
@@ -200,7 +201,7 @@ def load_commands(name: str) -> ModuleType:
                 return importlib.import_module(entry.module)
             except Exception as error:  # somebody else's module may raise anything
                 raise LabError(f"the commands of {name!r} cannot be loaded: {_reason(error)}") from error
-    raise LabError(_unknown("room", name, command_names(), ()))
+    raise LabError(unknown("room", name, command_names()))
 
 
 def distribution_of(room: str) -> str | None:
@@ -252,7 +253,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _unknown(kind: str, name: str, known: tuple[str, ...], problems: tuple[Problem, ...]) -> str:
+def unknown(kind: str, name: str, known: tuple[str, ...], problems: tuple[Problem, ...] = ()) -> str:
     """One line: what is unknown, what it may have meant, and where to look."""
     close = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"

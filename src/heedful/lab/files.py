@@ -15,10 +15,12 @@ TEMPORARY = ".tmp"
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder if it is not there. Raises LabError if it cannot be made or written to."""
+    """Raises LabError if files cannot be written to the folder, or to one that is made there. Leaves nothing behind."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        there = folder.absolute()
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise LabError(f"cannot write to {folder}: {error.strerror}") from error

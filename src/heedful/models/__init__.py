@@ -6,5 +6,6 @@ Importing this package needs NumPy alone; torch and transformers are imported wh
 from . import tasks, text
 from .checkpoints import digest, load, names, path
 from .evaluate import accuracy, correct
+from .finding import Found, find
 
-__all__ = ["accuracy", "correct", "digest", "load", "names", "path", "tasks", "text"]
+__all__ = ["Found", "accuracy", "correct", "digest", "find", "load", "names", "path", "tasks", "text"]

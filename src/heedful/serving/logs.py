@@ -10,10 +10,10 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,6 +65,8 @@ class Log:
         skipped: rows that were left out because they are malformed.
         first_skipped: why the first of these was.
         shortened: requests whose output was cut down to the cap.
+        guessed: the column of arrival times that are numbers of which nothing says the unit, and that are taken as
+            seconds; empty if there is none.
     """
 
     workload: Workload
@@ -72,6 +74,7 @@ class Log:
     skipped: int = 0
     first_skipped: str = ""
     shortened: int = 0
+    guessed: str = ""
 
 
 @dataclass
@@ -83,6 +86,7 @@ class _Rows:
     output: list[int] = field(default_factory=list)
     cap: list[int] = field(default_factory=list)
     place: list[int] = field(default_factory=list)
+    dated: bool = False
 
 
 def read_log(
@@ -131,7 +135,9 @@ def read_log(
     if not rows.prompt:
         also = f"; all {skipped} rows are malformed, the first: {first}" if skipped else ""
         raise ValueError(f"{source}: holds no request{also}")
-    return _log(rows, source, what, cap, sort, skipped, first)
+    column = (chosen or {}).get("arrival", "")
+    guessed = "" if wanted.unit is not None or rows.dated or _ending(column) in UNITS else column
+    return replace(_log(rows, source, what, cap, sort, skipped, first), guessed=guessed)
 
 
 class BadRowError(ValueError):
@@ -213,20 +219,25 @@ def _chosen(record: Mapping[str, Any], wanted: Columns, path: Path) -> dict[str,
 
 def _unit(chosen: Mapping[str, str], wanted: Columns) -> float:
     """Seconds in a unit of arrival times."""
-    ending = chosen.get("arrival", "").rpartition("_")[2]
-    return UNITS[wanted.unit or (ending if ending in get_args(Unit) else "s")]
+    return UNITS[wanted.unit] if wanted.unit is not None else UNITS.get(_ending(chosen.get("arrival", "")), UNITS["s"])
+
+
+def _ending(column: str) -> str:
+    """What may say the unit of a column."""
+    return column.rpartition("_")[2].lower()
 
 
 def _add(rows: _Rows, record: Mapping[str, Any], chosen: Mapping[str, str], unit: float, place: int) -> None:
     prompt = _tokens(record, chosen["prompt"])
     output = _tokens(record, chosen["output"])
     cap = _tokens(record, chosen["cap"]) if "cap" in chosen else 0
-    arrival = _time(record, chosen["arrival"], unit) if "arrival" in chosen else 0.0
+    arrival, dated = _time(record, chosen["arrival"], unit) if "arrival" in chosen else (0.0, False)
     rows.prompt.append(prompt)
     rows.output.append(output)
     rows.cap.append(cap)
     rows.arrival.append(arrival)
     rows.place.append(place)
+    rows.dated = rows.dated or dated
 
 
 def _tokens(record: Mapping[str, Any], column: str) -> int:
@@ -242,13 +253,14 @@ def _tokens(record: Mapping[str, Any], column: str) -> int:
     return int(number)
 
 
-def _time(record: Mapping[str, Any], column: str, unit: float) -> float:
+def _time(record: Mapping[str, Any], column: str, unit: float) -> tuple[float, bool]:
+    """Seconds, and whether they are those of a date."""
     value = record.get(column)
     if value is None or value == "":
         raise BadRowError(f"{column} is missing")
     if isinstance(value, datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return moment.timestamp()
+        return moment.timestamp(), True
     try:
         number = float(value) * unit
     except (TypeError, ValueError):
@@ -256,10 +268,10 @@ def _time(record: Mapping[str, Any], column: str, unit: float) -> float:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
             raise BadRowError(f"{column} is {value!r}, neither a number nor a date") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), True
     if not np.isfinite(number):
         raise BadRowError(f"{column} is {value}, not a time")
-    return number
+    return number, False
 
 
 def _log(rows: _Rows, path: Path, what: str, cap: int | None, sort: bool, skipped: int, first: str) -> Log:

@@ -112,6 +112,7 @@ def compare(
     contenders = options.read_policies(policies, oracles)
     comparing.check_writable("bandits", out, site)
     whole = _log(log, (context, action, reward, propensity, actions_column, position, time), seed)
+    taken = "" if log is None or context is not None or whole.propensities is not None else _taken(whole)
     if whole.propensities is not None and estimate_propensity:
         raise LabError("--estimate-propensity: the log has propensities; leave out one of the two")
     weighted = whole.propensities is not None or estimate_propensity
@@ -127,6 +128,8 @@ def compare(
         console.notice(f"notice: {', '.join(replayed)} is left out: replaying it needs propensities")
     cut = measuring.check_split(whole, share)
     before, measured = whole.part(0, cut), whole.part(cut, len(whole))
+    if taken:
+        console.notice(f"notice: {taken}")
 
     began = clock.monotonic()
     try:
@@ -144,7 +147,8 @@ def compare(
         raise WorkError(f"the comparison stopped: {error or 'out of memory'}") from error
     logged = float(measured.rewards.mean())
     table = page.policies(
-        _title(whole, measured, logged), _note(share, intervals.by_days, names, clip, work, estimate_propensity),
+        _title(whole, measured, logged, log is not None),
+        _note(share, intervals.by_days, names, clip, work, estimate_propensity),
         rows, names, estimate_propensity,
     )  # fmt: skip
     facts = {"log": str(log or whole.name), "rows": f"{len(before)} + {len(measured)}", "seed": str(seed)}
@@ -156,7 +160,7 @@ def compare(
     title = f"Policies on {whole.name}"
     again = comparing.command_line(ctx, "compare bandits")
     drawn = page.figures(table, logged, names)
-    notes = [table.note, *(f"warning: {problem}" for problem in problems)]
+    notes = [table.note, *([taken] if taken else []), *(f"warning: {problem}" for problem in problems)]
     where = comparing.publish("bandits", title, again, {table.title: table.frame}, drawn, facts, out, site, notes)
     if json:
         shown = {table.title: {"note": table.note, "rows": table.rows}}
@@ -221,16 +225,29 @@ def _log(path: Path | None, named: tuple[Any, ...], seed: int) -> Log:
     if path is None:
         return made.payments(seed)
     names, action, reward, propensity, available, position, time = named
-    table = logs.read_table(path, "--log")
+    source = logs.Source("--log", path)
+    table = logs.read_table(source)
     if propensity is None and "propensity" in table.columns:
         propensity = "propensity"
     context = options.read_names("--context", names)
     asked = logs.Columns(context, action, reward, propensity, available, position, time)
-    return logs.from_table(table, asked, f"--log {path}", path.name)
+    return logs.from_table(table, asked, source)
 
 
-def _title(whole: Log, measured: Log, logged: float) -> str:
-    name = whole.name[0].upper() + whole.name[1:]
+def _taken(whole: Log) -> str:
+    """Which columns were taken as the context, as none were named, and which may be propensities."""
+    from heedful.bandits.commands import logs
+
+    names = whole.contexts.columns
+    there = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    told = f"taken as context: {there}; --context names others"
+    if like := logs.like_propensities(whole.contexts):
+        told += f"; if {like[0]!r} is the probability that the action was done with, add --propensity {like[0]}"
+    return told
+
+
+def _title(whole: Log, measured: Log, logged: float, own: bool) -> str:
+    name = whole.name if own else whole.name.capitalize()  # a file is called as it is called
     return f"{name}: {len(measured):,} of {len(whole):,} decisions measured, {logged:.4f} logged per decision"
 
 

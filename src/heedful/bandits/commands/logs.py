@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,40 @@ MOST_ACTIONS, MOST_LEVELS = 2000, 50
 """A log may have so many actions; a text column becomes so many columns and one for everything else."""
 ACTIONS_SEPARATOR = "|"
 """Between the actions that were there, where a CSV file has them in one column."""
+
+_PROPENSITY_WORDS = {"propensity", "propensities", "pscore", "prob", "probability"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was given, for what is said about it.
+
+    Attributes:
+        option: the option that named it.
+        path: the file.
+    """
+
+    option: str
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.path}"
+
+    def place(self, row: int) -> str:
+        """Where a row of the table is found, numbered from 0: its line in a CSV file, its number in a Parquet file."""
+        if self.path.suffix != ".csv":
+            return f"row {row + 1} (the first is 1)"
+        # A record takes several lines where line breaks are quoted, and ends where its quotes are even in number.
+        quotes, record, begins = 0, -1, 1
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                begins = begins if quotes % 2 else number
+                quotes += line.count(b'"')
+                if quotes % 2 == 0 and (record >= 0 or line.strip()):  # empty lines above the header are not read
+                    record += 1
+                    if record == row + 1:
+                        break
+        return f"line {begins}"
 
 
 @dataclass(frozen=True)
@@ -90,10 +126,11 @@ class Log:
         )
 
 
-def read_table(path: Path, option: str) -> pl.DataFrame:
+def read_table(source: Source) -> pl.DataFrame:
     """The table in a CSV or Parquet file. Raises LabError, naming the option, if there is none, or no row in it."""
+    path = source.path
     if path.suffix not in (".csv", ".parquet", ".pq"):
-        raise LabError(f"{option} {path}: its name must end in .csv or .parquet")
+        raise LabError(f"{source}: its name must end in .csv or .parquet")
     try:
         table = (
             pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
@@ -101,57 +138,49 @@ def read_table(path: Path, option: str) -> pl.DataFrame:
             else pl.read_parquet(path)
         )
     except OSError as error:
-        raise LabError(f"{option} {path}: {error.strerror or 'No such file'}") from error
+        raise LabError(f"{source}: {error.strerror or 'No such file'}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise LabError(f"{option} {path}: {str(error).splitlines()[0]}") from error
+        raise LabError(f"{source}: {str(error).splitlines()[0]}") from error
     if not table.height:
-        raise LabError(f"{option} {path}: has no rows")
+        raise LabError(f"{source}: has no rows")
     return table
 
 
-def check_columns(table: pl.DataFrame, wanted: Sequence[str], where: str) -> None:
+def check_columns(table: pl.DataFrame, wanted: Sequence[str], source: Source) -> None:
     """Raises LabError if columns are missing, naming them and what there is."""
     if lost := [name for name in wanted if name not in table.columns]:
         there = ", ".join(table.columns[:20]) + (", ..." if table.width > 20 else "")
-        raise LabError(f"{where}: has no column {', '.join(map(repr, lost))}; it has: {there}")
+        raise LabError(f"{source}: has no column {', '.join(map(repr, lost))}; it has: {there}")
 
 
 def read_log(path: Path, columns: Columns) -> Log:
     """A log from a file. Raises LabError for everything that is not as it should be, naming column and row."""
-    return from_table(read_table(path, "--log"), columns, f"--log {path}", path.name)
+    source = Source("--log", path)
+    return from_table(read_table(source), columns, source)
 
 
-def from_table(table: pl.DataFrame, columns: Columns, where: str, name: str) -> Log:
-    """A log from a table; ``where`` begins the messages of errors."""
+def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
+    """A log from a table, whose rows are as they stand in ``source``."""
     named = [columns.action, columns.reward, columns.propensity, columns.available, columns.position, columns.time]
-    check_columns(table, [each for each in (*named, *(columns.context or ())) if each is not None], where)
-    if columns.time is not None:
-        if table[columns.time].null_count():
-            raise LabError(f"{where}: {columns.time!r} is missing in row {_first(table[columns.time].is_null())}")
-        kind = table[columns.time].dtype
-        if not (kind.is_temporal() or kind.is_numeric()):
-            first = str(table[columns.time][0])
-            raise LabError(
-                f"{where}: {columns.time!r} holds neither dates like 2024-11-15 13:00 nor numbers in every row; it "
-                f"begins with {first!r}"
-            )
-        table = table.sort(columns.time, maintain_order=True)
+    check_columns(table, [each for each in (*named, *(columns.context or ())) if each is not None], source)
     told = (columns.action, columns.reward, columns.propensity)
     if leaks := [each for each in columns.context or () if each in told]:
-        raise LabError(f"{where}: {leaks[0]!r} cannot be a context: it is not there before the decision")
+        raise LabError(f"{source}: {leaks[0]!r} cannot be a context: it is not there before the decision")
     context = columns.context or tuple(
         name for name, dtype in table.schema.items() if name not in named and not _unusable(dtype)
     )
     if columns.position is not None and columns.position not in context:
         context = (*context, columns.position)
     if not context:
-        raise LabError(f"{where}: no column is left for --context")
-    frame = _contexts(table.select(context), where, columns.position)
-    chosen = texts(table, columns.action, where)
-    sets = _available(table, columns.available, where) if columns.available else None
+        raise LabError(f"{source}: no column is left for --context")
+    # Rows are put in order of time when all of them have been checked, so that each is named by its place in the file.
+    order = np.arange(len(table)) if columns.time is None else _order(table[columns.time], source)
+    frame = _contexts(table.select(context), source, columns.position)
+    chosen = texts(table, columns.action, source)
+    sets = _available(table, columns.available, source) if columns.available else None
     labels = tuple(sorted(set(chosen) | {each for row in sets or () for each in row}, key=_natural))
     if len(labels) > MOST_ACTIONS:
-        raise LabError(f"{where}: {columns.action!r} has {len(labels)} actions; at most {MOST_ACTIONS} are compared")
+        raise LabError(f"{source}: {columns.action!r} has {len(labels)} actions; at most {MOST_ACTIONS} are compared")
     number = {label: place for place, label in enumerate(labels)}
     actions = np.array([number[label] for label in chosen], dtype=np.int64)
     feasible = np.ones((1, len(labels)), dtype=np.bool_)
@@ -162,19 +191,67 @@ def from_table(table: pl.DataFrame, columns: Columns, where: str, name: str) -> 
         lost = ~feasible[np.arange(len(table)), actions]
         if lost.any():
             row = int(lost.argmax())
-            raise LabError(f"{where}: row {row} did {chosen[row]!r}, which is not in its {columns.available!r}")
-    rewards = numbers(table, columns.reward, where)
-    propensities = None if columns.propensity is None else numbers(table, columns.propensity, where)
+            raise LabError(
+                f"{source}: {columns.action!r} is {chosen[row]!r} in {source.place(row)}, which is not in its "
+                f"{columns.available!r}"
+            )
+        feasible = feasible[order]
+    rewards = numbers(table, columns.reward, source)
+    propensities = None if columns.propensity is None else numbers(table, columns.propensity, source)
     if propensities is not None and (bad := (propensities <= 0) | (propensities > 1)).any():
         row = int(bad.argmax())
-        raise LabError(f"{where}: {columns.propensity!r} must lie in (0, 1], is {propensities[row]:g} in row {row}")
+        raise LabError(
+            f"{source}: {columns.propensity!r} must lie in (0, 1], is {propensities[row]:g} in {source.place(row)}"
+        )
     places = np.zeros(len(table), dtype=np.int64)
     if columns.position is not None:
-        places = np.unique(np.array(texts(table, columns.position, where)), return_inverse=True)[1]
+        places = np.unique(np.array(texts(table, columns.position, source)), return_inverse=True)[1]
     days = None
     if columns.time is not None and table[columns.time].dtype in (pl.Date, pl.Datetime):
-        days = table[columns.time].cast(pl.Date).cast(pl.Int32).to_numpy().astype(np.int64)
-    return Log(name, frame, actions, labels, rewards, propensities, feasible, places, days)
+        days = table[columns.time].cast(pl.Date).cast(pl.Int32).to_numpy().astype(np.int64)[order]
+    return Log(
+        source.path.name,
+        frame[order],
+        actions[order],
+        labels,
+        rewards[order],
+        None if propensities is None else propensities[order],
+        feasible,
+        places[order],
+        days,
+    )
+
+
+def like_propensities(contexts: pl.DataFrame) -> list[str]:
+    """The columns that are called what propensities are called, and lie in (0, 1] as they do."""
+    return [
+        column.name
+        for column in contexts
+        if column.dtype == pl.Float64
+        and _PROPENSITY_WORDS & set(re.findall("[a-z]+", column.name.lower()))
+        and bool(((column > 0) & (column <= 1)).all())
+    ]
+
+
+def _order(times: pl.Series, source: Source) -> NDArray[np.int64]:
+    """The rows in the order of time, equal ones as they stand. Raises LabError for what is no time, and for none."""
+    if times.null_count():
+        raise LabError(f"{source}: {times.name!r} is missing in {source.place(_first(times.is_null()))}")
+    if not (times.dtype.is_temporal() or times.dtype.is_numeric()):
+        row = _odd_time(times) if times.dtype == pl.String else 0
+        raise LabError(
+            f"{source}: {times.name!r} is {str(times[row])!r} in {source.place(row)}; it must hold dates like "
+            "2024-11-15 13:00, or numbers, in every row"
+        )
+    return times.to_frame().select(pl.arg_sort_by(times.name, maintain_order=True)).to_series().to_numpy()
+
+
+def _odd_time(times: pl.Series) -> int:
+    """The first row that is no number where the first one is, or no date where that is; 0 if it is neither."""
+    found = [times.cast(pl.Float64, strict=False)]
+    with suppress(pl.exceptions.ComputeError):  # nothing in it looks like a date
+        found.append(times.str.to_datetime(strict=False))
+    return next((_first(each.is_null()) for each in found if each[0] is not None and each.null_count()), 0)
 
 
 def _first(mask: pl.Series) -> int:
@@ -186,40 +263,51 @@ def _natural(label: str) -> tuple[int, float, str]:
     return (0, float(label), label) if label.lstrip("-").isdecimal() else (1, 0.0, label)
 
 
-def texts(table: pl.DataFrame, column: str, where: str) -> list[str]:
+def texts(table: pl.DataFrame, column: str, source: Source) -> list[str]:
     """A column as text. Raises LabError for a type that is none, and for a row where it is missing."""
     values = table[column]
     if values.dtype.is_nested() or values.dtype == pl.Binary:
-        raise LabError(f"{where}: {column!r} must hold text or numbers, holds {values.dtype}")
+        raise LabError(f"{source}: {column!r} must hold text or numbers, holds {values.dtype}")
     if values.null_count():
-        raise LabError(f"{where}: {column!r} is missing in row {_first(values.is_null())}")
+        raise LabError(f"{source}: {column!r} is missing in {source.place(_first(values.is_null()))}")
     return values.cast(pl.String).to_list()
 
 
-def numbers(table: pl.DataFrame, column: str, where: str) -> Floats:
-    """A column as float64. Raises LabError for another type, and for a row where it is missing or not finite."""
+def numbers(table: pl.DataFrame, column: str, source: Source, missing: bool = False) -> Floats:
+    """A column as float64; what is missing, null or NaN, is NaN if it may be.
+
+    Raises LabError for another type, and, naming the row, for what is no finite number, or is missing and may not be.
+    """
     values = table[column]
+    if values.dtype == pl.String:
+        odd = values.cast(pl.Float64, strict=False).is_null() & values.is_not_null()
+        if odd.any():
+            row = _first(odd)
+            raise LabError(f"{source}: {column!r} is {values[row]!r} in {source.place(row)}, which is not a number")
     if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-        raise LabError(f"{where}: {column!r} must hold numbers, holds {values.dtype}")
+        raise LabError(f"{source}: {column!r} must hold numbers, holds {values.dtype}")
     array = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    if (bad := ~np.isfinite(array)).any():
-        raise LabError(f"{where}: {column!r} is not a finite number in row {int(bad.argmax())}")
+    bad = np.isinf(array) if missing else ~np.isfinite(array)
+    if bad.any():
+        row = int(bad.argmax())
+        what = "missing" if values[row] is None else f"{array[row]:g}"
+        raise LabError(f"{source}: {column!r} is {what} in {source.place(row)}; it must be a finite number")
     return array
 
 
-def _available(table: pl.DataFrame, column: str, where: str) -> list[list[str]]:
+def _available(table: pl.DataFrame, column: str, source: Source) -> list[list[str]]:
     values = table[column]
     if values.dtype == pl.String:
         values = values.str.split(ACTIONS_SEPARATOR)
     if not isinstance(values.dtype, pl.List):
         raise LabError(
-            f"{where}: {column!r} must hold lists of actions, or text with {ACTIONS_SEPARATOR!r} between them"
+            f"{source}: {column!r} must hold lists of actions, or text with {ACTIONS_SEPARATOR!r} between them"
         )
     rows = values.cast(pl.List(pl.String)).to_list()  # as the actions themselves are made text
     sets = [[each.strip() for each in row or () if each and each.strip()] for row in rows]
     for row, some in enumerate(sets):
         if not some:
-            raise LabError(f"{where}: {column!r} has no action in row {row}")
+            raise LabError(f"{source}: {column!r} has no action in {source.place(row)}")
     return sets
 
 
@@ -228,14 +316,14 @@ def _unusable(dtype: pl.DataType) -> bool:
     return dtype.is_temporal() or dtype.is_nested() or dtype == pl.Binary
 
 
-def _contexts(frame: pl.DataFrame, where: str, position: str | None) -> pl.DataFrame:
+def _contexts(frame: pl.DataFrame, source: Source, position: str | None) -> pl.DataFrame:
     """Numbers as float64, everything else as text; NaN and missing numbers are refused."""
     found = []
     for column in frame:
         if column.name != position and (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-            found.append(pl.Series(column.name, numbers(frame, column.name, where)))
+            found.append(pl.Series(column.name, numbers(frame, column.name, source)))
         elif _unusable(column.dtype):
-            raise LabError(f"{where}: {column.name!r} ({column.dtype}) cannot be a context; name those that can")
+            raise LabError(f"{source}: {column.name!r} ({column.dtype}) cannot be a context; name those that can")
         else:
             found.append(column.cast(pl.String).fill_null("(missing)"))
     return pl.DataFrame(found)

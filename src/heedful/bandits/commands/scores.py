@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from heedful.bandits.commands.logs import Floats, check_columns, numbers, read_table, texts
+from heedful.bandits.commands.logs import Floats, Source, check_columns, numbers, read_table, texts
 from heedful.bandits.commands.measuring import Intervals
 from heedful.lab.errors import LabError
 
@@ -115,27 +114,23 @@ def read_people(path: Path, score: str, group: str, outcome: str, wanted: Sequen
     Raises LabError for missing columns, scores that are no numbers, outcomes other than 0, 1 and null, fewer than two
     groups, and a group that never appears. NaN is a missing outcome.
     """
-    where = f"--scores {path}"
-    table = read_table(path, "--scores")
-    check_columns(table, (score, group, outcome), where)
-    names = texts(table, group, where)
+    source = Source("--scores", path)
+    table = read_table(source)
+    check_columns(table, (score, group, outcome), source)
+    names = texts(table, group, source)
     labels = tuple(sorted(set(names))) if wanted is None else tuple(dict.fromkeys(wanted))
     for label in labels:
         if label not in names:
-            raise LabError(f"{where}: group {label!r} never appears in {group!r}; there are: {_some(names)}")
+            raise LabError(f"{source}: group {label!r} never appears in {group!r}; there are: {_some(names)}")
     if len(labels) < 2:
-        raise LabError(f"{where}: {group!r} holds one group, {labels[0]!r}; rates of one cannot differ")
+        raise LabError(f"{source}: {group!r} holds one group, {labels[0]!r}; rates of one cannot differ")
     kept = np.array([name in labels for name in names])
-    scores = numbers(table, score, where)[kept]
-    if table[outcome].dtype.is_float():
-        table = table.with_columns(pl.col(outcome).fill_nan(None))
-    observed = table[outcome].is_not_null().to_numpy()
-    outcomes = np.full(table.height, np.nan)
-    outcomes[observed] = numbers(table.filter(observed), outcome, where)
+    scores = numbers(table, score, source)[kept]
+    outcomes = numbers(table, outcome, source, missing=True)
     odd = ~np.isnan(outcomes) & ~np.isin(outcomes, (0.0, 1.0))
     if odd.any():
         row = int(odd.argmax())
-        raise LabError(f"{where}: {outcome!r} must be 0, 1 or missing, is {outcomes[row]:g} in row {row}")
+        raise LabError(f"{source}: {outcome!r} must be 0, 1 or missing, is {outcomes[row]:g} in {source.place(row)}")
     groups = np.array([labels.index(name) for name in names if name in labels])
     return People(scores, groups, labels, outcomes[kept])
 

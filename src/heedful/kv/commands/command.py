@@ -39,14 +39,15 @@ def compare(
         typer.Option(metavar="FILE.jsonl", help='Lines of {"prompt": ..., "answer": ...}; answers optional.'),
     ] = None,
     policies: Annotated[
-        str, typer.Option(help="Policies, as cake,h2o,lazy-eviction:alpha=0.01,window=32  [default: most there are]")
-    ] = "",
+        str | None,
+        typer.Option(help="Policies, as cake,h2o,lazy-eviction:alpha=0.01,window=32  [default: most there are]"),
+    ] = None,
     budgets: Annotated[
         str, typer.Option(help="Shares of the item or prompt (0.2, 20%) and numbers of slots (64).")
     ] = BUDGETS,
     tasks: Annotated[
-        str, typer.Option(help="Embedded tasks, as niah1,ledger:stack  [default: what the model gets right]")
-    ] = "",
+        str | None, typer.Option(help="Embedded tasks, as niah1,ledger:stack  [default: what the model gets right]")
+    ] = None,
     items: Annotated[int, typer.Option(min=2, help="Items per embedded task.")] = 32,
     length: Annotated[
         int | None, typer.Option(min=16, help="Tokens of an embedded item  [default: 256, if the model can]")
@@ -77,14 +78,14 @@ def compare(
 
     when = options.read_protocol(protocol)
     sizes = options.read_budgets(budgets)
-    specs = options.read_specs(policies) if policies else None
+    specs = None if policies is None else options.read_specs(policies)
     comparing.check_writable("kv", out, site)
     import torch
 
     began = time.monotonic()
     try:
         if prompts is None:
-            chosen = options.read_tasks(tasks) if tasks else None
+            chosen = None if tasks is None else options.read_tasks(tasks)
             title, tables, pictures, facts = _embedded(model, chosen, length, specs, sizes, items, seed, when, workers)
         else:
             title, tables, pictures, facts = _own(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ class Source:
     Attributes:
         name: as given.
         path: what ``from_pretrained`` is given.
+        local: what it is given as ``local_files_only``.
         config: the model's configuration.
         tokenizer: its tokenizer.
         hollow: the model without weights.
@@ -32,6 +32,7 @@ class Source:
 
     name: str
     path: str
+    local: bool
     config: Any
     tokenizer: Any
     hollow: Any
@@ -89,21 +90,19 @@ def find(name: str) -> Source:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if name in models.names():
-        path = str(models.path(name))
-    else:
-        path = str(Path(name).expanduser())
-        if name.startswith((".", "/", "~")) and not Path(path).is_dir():
-            raise LabError(f"--model {name}: no such folder")
     try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        found = models.find(name)
+    except ValueError as error:
+        raise LabError(f"--{error}") from error
+    try:
+        config = AutoConfig.from_pretrained(found.where, local_files_only=found.local)
+        tokenizer = AutoTokenizer.from_pretrained(found.where, local_files_only=found.local)
     except (OSError, ValueError, KeyError) as error:
         raise LabError(
             f"--model {name}: neither a shipped model ({', '.join(models.names())}) nor one that "
             f"transformers can load from a folder or the hub: {_first_line(error)}"
         ) from error
-    return Source(name, path, config, tokenizer, _hollow(name, config))
+    return Source(name, found.where, found.local, config, tokenizer, _hollow(name, config))
 
 
 def _hollow(name: str, config: Any) -> Any:
@@ -130,7 +129,7 @@ def load(source: Source, dtype: str, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, local_files_only=source.local)
     except Exception as error:  # every format of weights has errors of its own
         raise LabError(f"--model {source.name}: its weights cannot be loaded: {_first_line(error)}") from error
     model.to(device)  # type: ignore[arg-type]

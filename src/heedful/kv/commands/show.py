@@ -30,8 +30,8 @@ def show(
     ] = POLICIES,
     budget: Annotated[str, typer.Option(help="A share of the prompt (0.2, 20%), or a number of slots (64).")] = "20%",
     prompt: Annotated[
-        str, typer.Option(metavar="FILE|TEXT", help="A prompt of your own, or a text file with one.")
-    ] = "",
+        str | None, typer.Option(metavar="FILE|TEXT", help="A prompt of your own, or a text file with one.")
+    ] = None,
     model: Annotated[
         str, typer.Option(metavar="PATH|ID", help="A folder, a Hugging Face id, or a shipped model's name.")
     ] = MODEL,
@@ -57,14 +57,15 @@ def show(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from heedful.kv.commands import heatmap, options, picture
 
-    for name in ONLY_TASK if prompt else ONLY_PROMPT:
+    own = prompt is not None
+    for name in ONLY_TASK if own else ONLY_PROMPT:
         if comparing.given(context, name):
-            advice = "embedded tasks; leave it out beside" if prompt else "a prompt of your own; add"
+            advice = "embedded tasks; leave it out beside" if own else "a prompt of your own; add"
             raise LabError(f"--{name} is for {advice} --prompt")
     (size,) = _one_budget(budget)
     specs = _specs(policy)
     comparing.check_writable("kv", out, site)
-    if prompt:
+    if prompt is not None:
         title, seen, kept = _own(prompt, specs, size, model, chat, dtype, device)
     else:
         title, seen, kept = _task(task, specs, size, model, seed, length, options.read_protocol(protocol))
@@ -147,6 +148,8 @@ def _own(
 
 def _text(prompt: str) -> str:
     """The prompt itself, or what the file of that name holds. Raises LabError if it cannot be read or is empty."""
+    if not prompt.strip():
+        raise LabError("--prompt is empty")
     path = Path(prompt)
     named = len(prompt) < 4096 and not any(character.isspace() for character in prompt)
     if not (named and (path.exists() or path.suffix or os.sep in prompt)):

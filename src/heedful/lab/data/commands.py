@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -132,28 +133,36 @@ def _introduce(dataset: Dataset) -> None:
 def fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...|all", help="Data sets, or single files of them.")],
     source: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--from",
             metavar="PATH",
             help="Take it from a file or a folder (originals or converted tables), or from the address of a mirror.",
         ),
-    ] = "",
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Bring data sets here.
 
     Originals are downloaded, verified, converted, and verified again; a download that was cut off goes on.
     """
+    from heedful.lab.data.download import UnreachableError
+
     catalog = discover.data_catalog()
     chosen: Chosen = tuple(dict.fromkeys(pair for name in names for pair in catalog.select(name)))
     within, given = folder(), _given(source)
     if isinstance(given, Path) and given.is_file():
         chosen = _those_that_it_is(given, chosen)
     failed = 0
+    skipped: dict[str, list[str]] = {}  # hosts that do not answer -> the other files that they were to be asked for
     for dataset, files in chosen:
         _introduce(dataset)
         for file in files:
+            host = None if isinstance(given, Path) else urlsplit(_address(file, given)).netloc
+            if host in skipped and (force or state(file, within) == "missing"):
+                skipped[host].append(file.name)
+                print(f"  {file.name}: not tried, {host} does not answer")
+                continue
             try:
                 _fetch(file, given, within, force)
             except (LabError, WorkError) as error:
@@ -161,21 +170,38 @@ def fetch(
                     raise
                 console.notice(f"error: {text.one_line(str(error))}")
                 failed += 1
+                if isinstance(error, UnreachableError):
+                    skipped[error.host] = []
             except KeyboardInterrupt:
                 console.notice("interrupted; what arrived is kept, and the same command goes on from there")
                 raise typer.Exit(130) from None
+    for host, names in skipped.items():
+        if names:
+            others = f" and {len(names) - 5} others" if len(names) > 5 else ""
+            console.notice(
+                f"error: {host} does not answer and was not tried for {', '.join(names[:5])}{others}; "
+                "what was fetched stays, and the same command fetches the rest"
+            )
     console.warn_of(catalog.problems)
     if failed:
         raise typer.Exit(1)
 
 
-def _given(source: str) -> str | Path | None:
-    if not source or source.startswith(("http://", "https://")):
-        return source or None
+def _given(source: str | None) -> str | Path | None:
+    if source == "":
+        raise LabError("--from is empty")
+    if source is None or source.startswith(("http://", "https://")):
+        return source
     path = Path(source).expanduser()
     if not path.exists():
         raise LabError(f"--from {source}: there is no such file or folder")
     return path
+
+
+def _address(file: DataFile, mirror: str | None) -> str:
+    from heedful.lab.data.fetch import mirrored
+
+    return file.origin if mirror is None else mirrored(file, mirror)
 
 
 def _those_that_it_is(path: Path, chosen: Chosen) -> Chosen:
@@ -195,15 +221,14 @@ def _those_that_it_is(path: Path, chosen: Chosen) -> Chosen:
 
 
 def _fetch(file: DataFile, source: str | Path | None, within: Path, force: bool) -> None:
-    from heedful.lab.data.fetch import fetch, mirrored
+    from heedful.lab.data.fetch import fetch
 
     path = within / file.name
     if force or state(file, within) != "present":
         if isinstance(source, Path):
             print(f"  {file.name}: from {source}")
         else:
-            url = file.origin if source is None else mirrored(file, source)
-            print(f"  {file.name}: from {url} ({text.size(file.size)})", flush=True)
+            print(f"  {file.name}: from {_address(file, source)} ({text.size(file.size)})", flush=True)
     began: tuple[float, int] | None = None
     with console.Progress(f"{file.basename}, kB") as bar:
 

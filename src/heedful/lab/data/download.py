@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from heedful import __version__
@@ -29,6 +30,8 @@ _KEPT = "what arrived is kept, and the same command goes on from there"
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _CHUNK = 1 << 18
 _LONGEST_WAIT_S = 60.0
+_UNANSWERED = 2
+"""Requests at most to a host that does not answer at all."""
 _PART = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -37,7 +40,7 @@ class Patience:
     """How long a download is tried.
 
     Attributes:
-        attempts: requests at most, >= 1.
+        attempts: requests at most, >= 1; never more than two to a host that does not answer any.
         wait_s: seconds before the second one, >= 0, doubled before each further one; a server that says how long it
             wants to be left alone is obeyed, up to a minute.
         timeout_s: seconds without an answer after which a request is given up, > 0.
@@ -56,12 +59,31 @@ class Patience:
             raise ValueError(f"wait_s must be >= 0 and timeout_s > 0, got {self.wait_s} and {self.timeout_s}")
 
 
+class UnreachableError(WorkError):
+    """The host does not answer, whatever file it is asked for.
+
+    Attributes:
+        host: as in the address, with its port.
+    """
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"{url}: {why}")
+        self.host = urlsplit(url).netloc
+
+
 class _CutOffError(Exception):
     """A request that may do better when it is made again, after ``wait_s`` seconds at least."""
 
     def __init__(self, why: str, wait_s: float = 0.0) -> None:
         super().__init__(why)
         self.wait_s = wait_s
+
+
+class _UnansweredError(_CutOffError):
+    """A request that no answer came to."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"cannot be reached: {_why(why)}")
 
 
 def sha256_of(path: Path) -> str:
@@ -92,8 +114,8 @@ def download(
         notice: told in one line why a request is made again.
         patience: when to give up.
 
-    Raises WorkError if the server has no such file, if it cannot be reached or keeps breaking off, if the content is
-    another one, and if it cannot be written.
+    Raises UnreachableError if the server cannot be reached; WorkError if it has no such file or keeps breaking off, if
+    the content is another one, and if it cannot be written.
     """
     patience = patience or Patience()
     earlier = part.is_file()
@@ -120,7 +142,7 @@ def _complete(
     patience: Patience,
 ) -> None:
     """Requests until ``part`` is as long as the server says that the file is."""
-    tag = ""
+    tag, answered = "", False
     for attempt in range(1, patience.attempts + 1):
         try:
             response, have, tag = _ask(url, part, tag, patience.timeout_s)
@@ -128,9 +150,13 @@ def _complete(
                 _receive(response, url, part, have, size, progress)
             return
         except _CutOffError as cut:
-            if attempt == patience.attempts:
+            answered = answered or not isinstance(cut, _UnansweredError)
+            if attempt == patience.attempts or (not answered and attempt == _UNANSWERED):
                 begun = part.exists() and part.stat().st_size > 0
-                raise WorkError(f"{url}: {cut} ({attempt} attempts); {_KEPT if begun else _ELSEWHERE}") from cut
+                why = f"{cut} ({attempt} attempts); {_KEPT if begun else _ELSEWHERE}"
+                if isinstance(cut, _UnansweredError):
+                    raise UnreachableError(url, why) from cut
+                raise WorkError(f"{url}: {why}") from cut
             wait_s = min(max(cut.wait_s, patience.wait_s * 2 ** (attempt - 1)), _LONGEST_WAIT_S)
             notice(f"{url}: {cut}; trying again in {wait_s:g} s")
             time.sleep(wait_s)
@@ -158,10 +184,10 @@ def _ask(url: str, part: Path, tag: str, timeout_s: float) -> tuple[HTTPResponse
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise WorkError(f"{url}: {error.reason.verify_message}") from error
         if isinstance(error.reason, socket.gaierror) and error.reason.errno == socket.EAI_NONAME:
-            raise WorkError(f"{url}: cannot be reached: {_why(error.reason)}; {_ELSEWHERE}") from error
-        raise _CutOffError(f"cannot be reached: {_why(error.reason)}") from error
+            raise UnreachableError(url, f"cannot be reached: {_why(error.reason)}; {_ELSEWHERE}") from error
+        raise _UnansweredError(error.reason) from error
     except (HTTPException, OSError) as error:
-        raise _CutOffError(f"cannot be reached: {_why(error)}") from error
+        raise _UnansweredError(error) from error
     answered = response.headers.get("ETag", "")
     return response, have if response.status == 206 else 0, "" if answered.startswith("W/") else answered
 

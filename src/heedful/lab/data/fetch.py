@@ -112,10 +112,11 @@ def fetch(
     Returns whether it was placed: False if it was there already.
 
     Raises LabError if something else is there and not ``force``, if ``source`` does not have it, or if ``within``
-    cannot be written to; WorkError if the work failed.
+    cannot be written to; UnreachableError if the server cannot be reached; WorkError if the work failed.
     """
     target = within / file.name
     check_writable(target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
 
     def waiting(begins: bool) -> None:
         if begins:

@@ -71,6 +71,7 @@ def write_site(catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: st
     Raises LabError if ``site`` is a folder that is not such a site, or cannot be written.
     """
     target = site_folder(site)
+    target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         written = _write(draft, catalog, Path(runs))
@@ -111,6 +112,8 @@ def _write(draft: Path, catalog: Catalog, runs: Path) -> tuple[int, int, int, tu
         "index.html",
         "index.html",
         systems=systems,
+        measured=[system for system in systems if system.run is not None],
+        unmeasured=[system for system in systems if system.run is None],
         comparisons=comparisons,
         problems=problems,
         rooms=catalog.rooms,

@@ -34,8 +34,8 @@ def compare(
     ] = None,
     k: Annotated[str, typer.Option("--k", help="Cache sizes: pages (100), shares of the different ones (1%).")] = SIZES,
     algorithms: Annotated[
-        str, typer.Option(help="Algorithms, as fifo,mark0,doubling:mark0+lru  [default: 13 of them]")
-    ] = "",
+        str | None, typer.Option(help="Algorithms, as fifo,mark0,doubling:mark0+lru  [default: 13 of them]")
+    ] = None,
     predictor: Annotated[
         str,
         typer.Option(
@@ -62,7 +62,7 @@ def compare(
 
     sizes, share = options.read_sizes(k), options.read_share(fit)
     predictors = options.read_predictors(predictor)
-    field = options.field(options.read_algorithms(algorithms) if algorithms else None, predictors)
+    field = options.field(None if algorithms is None else options.read_algorithms(algorithms), predictors)
     comparing.check_writable("paging", out, site)
     split = Split.of(_trace(trace, column, format), share)
     learning = any(contender.predictor is not None and contender.predictor.learns for contender in field)
@@ -82,7 +82,8 @@ def compare(
             outcomes = measuring.run(
                 split, sizes, field, seeds, lambda done, total, left: bar(done, total, left_s=left)
             )
-        table = page.Table(_title(split, share), _note(share, learning), measuring.rows(outcomes, len(split.measured)))
+        heading = _title(split, share, trace is not None)
+        table = page.Table(heading, _note(share, learning), measuring.rows(outcomes, len(split.measured)))
     except KeyboardInterrupt:
         console.notice("interrupted; nothing is stored")
         raise typer.Exit(130) from None
@@ -120,10 +121,11 @@ def _trace(path: Path | None, column: str | None, format: str | None) -> Trace:
         raise LabError(f"--trace {error}") from error
 
 
-def _title(split: Split, share: float) -> str:
+def _title(split: Split, share: float, own: bool) -> str:
     measured = split.measured
-    part = f"the last {100 * (1 - share):g} % of {measured.name}" if share else measured.name
-    return f"{part[0].upper()}{part[1:]}: {len(measured):,} requests, {measured.distinct:,} different pages"
+    name = measured.name if own else measured.name.capitalize()  # a file is called as it is called
+    part = f"The last {100 * (1 - share):g} % of {measured.name}" if share else name
+    return f"{part}: {len(measured):,} requests, {measured.distinct:,} different pages"
 
 
 def _note(share: float, learning: bool) -> str:

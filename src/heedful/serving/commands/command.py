@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from heedful.serving.commands.options import Work
     from heedful.serving.service import Limits
     from heedful.serving.simulator import Simulator
+    from heedful.serving.workloads import Workload
 
 REQUESTS = 2000
 """Of each workload that nobody asked for."""
@@ -34,20 +35,21 @@ def compare(
     prompt: Annotated[str | None, typer.Option(help="Its column of prompt tokens  [default: found by name]")] = None,
     output: Annotated[str | None, typer.Option(help="Its column of output tokens  [default: found by name]")] = None,
     cap: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="COLUMN|INT",
             help="The most tokens that requests may generate  [default: the longest output, up to a power of two]",
         ),
-    ] = "",
+    ] = None,
     unit: Annotated[
         str | None, typer.Option(help="Of arrival times: s, ms, us, ns  [default: by the column's name]")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out, and count them.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Put the log in order of arrival.")] = False,
     workload: Annotated[
-        str, typer.Option(help="Generated requests: distribution-1, -2, -3, shifted  [default: the first three]")
-    ] = "",
+        str | None,
+        typer.Option(help="Generated requests: distribution-1, -2, -3, shifted  [default: the first three]"),
+    ] = None,
     requests: Annotated[
         int | None, typer.Option(min=50, help=f"Take so many  [default: all of a log, {REQUESTS} generated ones]")
     ] = None,
@@ -64,14 +66,15 @@ def compare(
     mtpot: Annotated[float, typer.Option(help="Seconds between two tokens of a request, at most.")] = 1.5,
     share: Annotated[float, typer.Option(help="Share of requests within limits that makes a load sustained.")] = 0.99,
     clients: Annotated[
-        str, typer.Option(help="Clients that wait for their answers, as 20,40  [default: about saturation]")
-    ] = "",
+        str | None, typer.Option(help="Clients that wait for their answers, as 20,40  [default: about saturation]")
+    ] = None,
     speed: Annotated[
-        str, typer.Option(help="Times as fast as the log arrives, as 0.5,1,2  [default: about saturation]")
-    ] = "",
+        str | None, typer.Option(help="Times as fast as the log arrives, as 0.5,1,2  [default: about saturation]")
+    ] = None,
     schedulers: Annotated[
-        str, typer.Option(help="As past-future:rho=0.03,aggressive:watermark=0.9  [default: six; the oracle always]")
-    ] = "",
+        str | None,
+        typer.Option(help="As past-future:rho=0.03,aggressive:watermark=0.9  [default: six; the oracle always]"),
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Finished requests that the history holds.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
     search: Annotated[bool, typer.Option(help="Look for the smallest cache that is enough, too.")] = True,
@@ -88,30 +91,32 @@ def compare(
     from heedful.serving.simulator import Simulator
     from heedful.serving.step_time import StepTime
 
-    chosen = options.read_schedulers(schedulers or options.DEFAULT)
+    chosen = options.read_schedulers(options.DEFAULT if schedulers is None else schedulers)
     constants = StepTime() if step_time is None else calibrate.read_constants(step_time)
     simulator = Simulator(capacity, page, interval, max_running, prefill_tokens, chunk, constants)
     try:
         limits = Limits(ttft, mtpot, share)
     except ValueError as error:
         raise LabError(f"--{error}") from error
-    given = options.read_numbers("--clients", clients, True) if clients else []
-    given = given or (options.read_numbers("--speed", speed, False) if speed else [])
+    given = None if clients is None else options.read_numbers("--clients", clients, True)
+    given = given if speed is None else options.read_numbers("--speed", speed, False)
     comparing.check_writable("serving", out, site)
     if trace is not None:
         columns = Columns(arrival, prompt, output, None, unit)  # type: ignore[arg-type]
         work = [options.log(trace, columns, cap, requests, skip_bad, sort)]
     else:
-        work = options.generated(workload or ",".join(options.GENERATED), requests or REQUESTS, seed)
-        work += [] if workload else options.shared(requests or REQUESTS)
+        names = ",".join(options.GENERATED) if workload is None else workload
+        work = options.generated(names, requests or REQUESTS, seed)
+        work += [] if workload is not None else options.shared(requests or REQUESTS)
 
     began = time.monotonic()
     sections: list[Section] = []
+    problems: list[str] = []
     try:
         with console.Progress("serving") as bar:
             for place, each in enumerate(work):
-                requests_of = each.workload.closed() if clients else each.workload
-                _check(requests_of.arrival is None, speed, simulator, each)
+                requests_of = each.workload if clients is None else each.workload.closed()
+                _check(requests_of.arrival is None, speed is not None, simulator, each)
                 bar.title = f"{requests_of.name}, {place + 1} of {len(work)}"
                 loads = given or measuring.loads_about(simulator, requests_of, limits)
                 compared = measuring.compare(
@@ -130,6 +135,9 @@ def compare(
                 sections.append(section)
                 if not json:
                     section.show()
+                if compared.alike and compared.most_held < capacity:
+                    problems.append(_undecided(requests_of, compared.most_held, capacity))
+                    console.warn_of(problems[-1:])
     except KeyboardInterrupt:
         console.notice("interrupted; nothing is stored")
         raise typer.Exit(130) from None
@@ -140,7 +148,8 @@ def compare(
     again = comparing.command_line(context, "compare serving")
     title = f"Serving {', '.join(each.workload.name for each in work)}"
     tables = {name: table for section in sections for name, table in section.tables.items()}
-    drawn, notes = [figure(section) for section in sections], [f"{s.title}: {s.note}" for s in sections]
+    drawn = [figure(section) for section in sections]
+    notes = [*(f"{s.title}: {s.note}" for s in sections), *(f"warning: {problem}" for problem in problems)]
     where = comparing.publish("serving", title, again, tables, drawn, facts, out, site, notes)
     if json:
         shown: dict[str, Any] = {
@@ -164,7 +173,7 @@ def _refuse_mixed(context: typer.Context, trace: Path | None) -> None:
         raise LabError("--clients and --speed: give one, a closed loop or the log's own arrivals")
 
 
-def _check(closed: bool, speed: str, simulator: Simulator, work: Work) -> None:
+def _check(closed: bool, speed: bool, simulator: Simulator, work: Work) -> None:
     """LabError for a speed where nothing arrives by itself, and if no request could ever fit."""
     workload = work.workload
     if closed and speed:
@@ -175,6 +184,20 @@ def _check(closed: bool, speed: str, simulator: Simulator, work: Work) -> None:
             f"--capacity {simulator.capacity}: no request of {workload.name} fits with its cap; the smallest takes "
             f"{least} slots"
         )
+
+
+def _undecided(requests: Workload, most_held: int, capacity: int) -> str:
+    """That the cache was too large for schedulers to differ, and what makes them differ."""
+    ways = []
+    if int((requests.prompt + requests.output).sum()) > capacity:
+        ways.append("more --clients" if requests.arrival is None else "a higher --speed")
+    if (least := int((requests.prompt + requests.cap).max())) < most_held:
+        ways.append(f"a --capacity from {least:,} to {most_held:,}")
+    return (
+        f"{requests.name}: the cache never fills, at most {most_held:,} of {capacity:,} slots are held, so that all "
+        f"schedulers do the same and neither loads nor goodput tell them apart; give "
+        f"{' or '.join(ways) or 'a longer log'}"
+    )
 
 
 def _title(work: Work, simulator: Simulator) -> str:

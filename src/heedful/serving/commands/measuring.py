@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from heedful.serving.base import Scheduler
 from heedful.serving.loads import Outcome, area, saturation, smallest_capacity, sustained, under
 from heedful.serving.service import Limits
@@ -36,6 +38,22 @@ class Compared:
     def whole(self) -> bool:
         """Whether all is of whole runs, because too little would be left without cold start and end."""
         return all(outcome.settled == outcome.whole for each in self.outcomes.values() for outcome in each)
+
+    @property
+    def most_held(self) -> int:
+        """The most slots that were ever held."""
+        return max(outcome.run.most_held for each in self.outcomes.values() for outcome in each)
+
+    @property
+    def alike(self) -> bool:
+        """Whether every request fared the same under all schedulers: the cache left them nothing to decide."""
+        first, *others = self.outcomes.values()
+        return all(
+            np.array_equal(one.run.admitted, other.run.admitted, equal_nan=True)
+            and np.array_equal(one.run.end, other.run.end, equal_nan=True)
+            for each in others
+            for one, other in zip(first, each, strict=True)
+        )
 
 
 def loads_about(simulator: Simulator, workload: Workload, limits: Limits) -> list[float]:

@@ -57,7 +57,7 @@ def read_schedulers(text: str) -> dict[str, Scheduler]:
         elif part:
             specs.append(part)
     if not specs:
-        raise LabError("--schedulers: names none")
+        raise LabError("--schedulers is empty")
     found = {}
     for spec in ("oracle", *specs):
         try:
@@ -73,6 +73,8 @@ def read_numbers(option: str, text: str, whole: bool) -> list[float]:
     >>> read_numbers("--speed", "2, 0.5", whole=False)
     [0.5, 2.0]
     """
+    if not text.strip(", "):
+        raise LabError(f"{option} is empty")
     found = set()
     for part in (part.strip() for part in text.split(",")):
         try:
@@ -88,6 +90,8 @@ def read_numbers(option: str, text: str, whole: bool) -> list[float]:
 
 def generated(names: str, requests: int, seed: int) -> list[Work]:
     """Generated workloads by name, comma-separated."""
+    if not names.strip(", "):
+        raise LabError("--workload is empty")
     found = []
     for name in (name.strip() for name in names.split(",")):
         if name not in GENERATORS:
@@ -98,12 +102,14 @@ def generated(names: str, requests: int, seed: int) -> list[Work]:
     return found
 
 
-def log(path: Path, columns: Columns, cap: str, requests: int | None, skip_bad: bool, sort: bool) -> Work:
+def log(path: Path, columns: Columns, cap: str | None, requests: int | None, skip_bad: bool, sort: bool) -> Work:
     """A log, of which only the first requests are taken if a number is given."""
     if columns.unit is not None and columns.unit not in UNITS:
         raise LabError(f"--unit {columns.unit!r}: must be one of {', '.join(UNITS)}")
-    fixed = int(cap) if cap.isdecimal() else None
-    if cap and fixed is None:
+    if cap == "":
+        raise LabError("--cap is empty")
+    fixed = int(cap) if cap is not None and cap.isdecimal() else None
+    if cap is not None and fixed is None:
         columns = Columns(columns.arrival, columns.prompt, columns.output, cap, columns.unit)
     try:
         found = read_log(path, columns, fixed, skip_bad=skip_bad, sort=sort)
@@ -118,6 +124,8 @@ def log(path: Path, columns: Columns, cap: str, requests: int | None, skip_bad: 
 def _shortened(log: Log, requests: int | None) -> Work:
     workload = log.workload
     notes = []
+    if log.guessed:
+        notes.append(f"numbers in {log.guessed!r} are taken as seconds, as neither its name nor --unit says otherwise")
     if log.skipped:
         notes.append(f"{log.skipped} malformed rows left out, the first: {log.first_skipped}")
     if log.shortened:

@@ -83,7 +83,7 @@ def serve(
         raise LabError(f"--log-level {log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
     keys = _keys(api_key_file)
     if history is not None:
-        check_writable(history.parent)
+        _check_history(history)
     _set_up_logs(log_level)
     from heedful.serving.server.limits import Limits
     from heedful.serving.server.run import Settings, run, started
@@ -132,15 +132,29 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _keys(path: Path | None) -> tuple[bytes, ...]:
-    """The keys in a file, one per line, empty lines left out. Raises LabError if there is none."""
+    """The keys in a file, one per line, empty lines left out. Raises LabError if it cannot be read, or has none."""
     if path is None:
         return ()
-    keys = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
+    try:
+        keys = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
+    except OSError as error:
+        raise LabError(f"--api-key-file {path}: {error.strerror}; name a file with a key in each line") from error
     if not keys:
         raise LabError(f"--api-key-file {path}: has no key")
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         console.notice(f"warning: {path} can be read by others; chmod 600 {path}")
     return keys
+
+
+def _check_history(path: Path) -> None:
+    """Raises LabError if the history can be neither kept nor read there."""
+    check_writable(path.parent)
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        pass  # it is written at the end
+    except OSError as error:
+        raise LabError(f"--history {path}: {error.strerror}; name a file that can be read and written") from error
 
 
 def _set_up_logs(level: str) -> None:

@@ -50,6 +50,7 @@ def write(path: Path, lengths: Sequence[int]) -> None:
     Raises OSError if it cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         unfinished.write_text(json.dumps({"format": FORMAT, "lengths": list(lengths)}))
         unfinished.replace(path)

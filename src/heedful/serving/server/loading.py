@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,13 +43,12 @@ def load(name: str, dtype: str, device: torch.device) -> tuple[Any, Any]:
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
-    path = str(models.path(name)) if name in models.names() else str(Path(name).expanduser())
-    if name.startswith((".", "/", "~")) and not Path(path).is_dir():
-        raise ValueError(f"model {name}: no such folder")
+    found = models.find(name)
+    given = {"local_files_only": found.local, "trust_remote_code": False}
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(found.where, **given)
+        model: Any = AutoModelForCausalLM.from_pretrained(found.where, dtype=dtype, **given)
     except Exception as error:  # every format of models has errors of its own
         what = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(

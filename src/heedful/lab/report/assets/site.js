@@ -45,11 +45,14 @@ if (document.querySelector(".chart")) {
   dark.addEventListener("change", drawCharts);
 }
 
-// The index: every claim is a row; a system is shown while one of its claims is.
+// The index: every claim is a row; a system is shown while one of its claims is. Those that were not measured are
+// unfolded while something is looked for, and their fold is gone if none of them is it.
 const filters = document.querySelector(".filters");
 if (filters) {
   const [search, room, verdict] = ["search", "room", "verdict"].map((name) => filters.elements[name]);
-  const systems = [...document.querySelectorAll("table.index tbody")];
+  const systems = [...document.querySelectorAll("table.index tbody[data-room]")];
+  const fold = document.querySelector("details.unmeasured");
+  const unfolded = fold !== null && fold.open;
   const apply = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -65,6 +68,10 @@ if (filters) {
       }
       system.hidden = !any || (room.value !== "" && system.dataset.room !== room.value);
       shown += system.hidden ? 0 : 1;
+    }
+    if (fold) {
+      fold.hidden = [...fold.querySelectorAll("tbody[data-room]")].every((system) => system.hidden);
+      fold.open = unfolded || words.length > 0 || room.value !== "" || verdict.value !== "";
     }
     filters.querySelector("output").textContent = `${shown} of ${systems.length} systems`;
   };
