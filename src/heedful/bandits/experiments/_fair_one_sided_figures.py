@@ -22,9 +22,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
         chosen = rows.filter(pl.col("part").is_in(parts) & pl.col("horizon").is_not_null())
         if len(chosen):
             found.append(draw(chosen))
-    special = rows.filter(
-        pl.col("part").is_in(["pessimistic", "easy", "wide", "changing", "large-class", "tuned"])
-    )
+    special = rows.filter(pl.col("part").is_in(["pessimistic", "easy", "wide", "changing", "large-class", "tuned"]))
     return [*found, _special(special)] if len(special) else found
 
 
