@@ -19,7 +19,7 @@ class Driver:
     """A world in which people with a large first feature are good, and now and then a pair is reported."""
 
     KIND = "one-sided"
-    EXTRA = ("exp2:eta=0.1,mix=0.05", "exp2:explore=uniform", "context-semi-bandit-ftpl:noise=0")
+    EXTRA = ("exp2:eta=0.1,mix=0.05", "exp2:explore=uniform", "exp2:explore=john", "context-semi-bandit-ftpl:noise=0")
     LEARNS_NOTHING = ("accept-all",)
 
     def __init__(self, spec: str) -> None:

@@ -1,10 +1,10 @@
-"""Exp2 weighs rules exponentially by estimated losses and mixes in a policy that sees every label.
+"""Exp2 weighs rules exponentially by estimated losses and mixes in a policy that explores.
 
 Bubeck, Cesa-Bianchi, Kakade, "Towards Minimax Policies for Online Linear Optimization with Bandit Feedback", COLT 2012;
 as the learner of Bechavod, Roth, "Individually Fair Learning with One-Sided Feedback", ICML 2023, arXiv 2206.04475 (its
 constants are ours). With losses L_h of :mod:`~heedful.bandits.one_sided`, ``w_h ~ exp(-eta L_h)`` and the policy
-``pi = (1 - mix) w + mix mu``; mu accepts all, which reveals every label, or draws a rule uniformly. The estimate of a
-loss divides by ``q_i = pi(x_i)``.
+``pi = (1 - mix) w + mix mu``; mu accepts all, which reveals every label, draws a rule uniformly, or is John's
+distribution (:mod:`~heedful.bandits.john`). The estimate of a loss divides by ``q_i = pi(x_i)``.
 
 Finite-time bound, for ``eta (k / mix + C) <= 1`` and mu accepting all: the expected Lagrangian regret is at most
 ``log H / eta + 2 eta T (k^2 / (1 - mix) + C^2) + mix T (k + 2 C)``.
@@ -13,19 +13,29 @@ Finite-time bound, for ``eta (k / mix + C) <= 1`` and mu accepting all: the expe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numba
 import numpy as np
 
 from heedful.bandits.base import Kept, between, whole
+from heedful.bandits.john import johns
 from heedful.bandits.linear_rules import Bits, Floats
 from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses
 
 
 @numba.njit(cache=True, nogil=True)
-def act_by_weights(losses, bits, eta, mix, uniform, drawn):  # type: ignore[no-untyped-def]
-    """Policy on each person, who is accepted, and 1 / q of the accepted; ``drawn``: float64 ``[lanes]``, uniform."""
+def act_by_weights(losses, bits, eta, mix, mu, drawn):  # type: ignore[no-untyped-def]
+    """Policy on each person, who is accepted, and 1 / q of the accepted.
+
+    Args:
+        losses: float64 ``[lanes, H]``.
+        bits: int8 ``[lanes, H, k]``: what each rule says.
+        eta: learning rate.
+        mix: share of exploration.
+        mu: float64 ``[lanes, H]``: what explores.
+        drawn: float64 ``[lanes]``, uniform in [0, 1).
+    """
     lanes, rules, people = bits.shape
     all_treatment, all_inverse = np.zeros((lanes, people)), np.ones((lanes, people))
     all_accepted = np.empty((lanes, people), dtype=np.bool_)
@@ -33,10 +43,7 @@ def act_by_weights(losses, bits, eta, mix, uniform, drawn):  # type: ignore[no-u
         treatment, accepted, inverse, says = all_treatment[s], all_accepted[s], all_inverse[s], bits[s]
         weights, found = np.exp(-eta * (losses[s] - losses[s].min())), 0
         weights *= (1.0 - mix) / weights.sum()
-        if uniform:
-            weights += mix / rules
-        else:
-            weights[0] += mix
+        weights += mix * mu[s]
         for h in range(rules):
             for i in range(people):
                 treatment[i] += weights[h] * says[h, i]
@@ -60,6 +67,21 @@ def uniforms(rngs: tuple[np.random.Generator, ...]) -> Floats:
     return np.array([rng.random() for rng in rngs])
 
 
+Exploration = Literal["accept-all", "uniform", "john"]
+
+
+def exploration(explore: Exploration, bits: Bits) -> Floats:
+    """float64 ``[lanes, H]``: mu, for what the rules say, int8 ``[lanes, H, k]``."""
+    if explore == "john":
+        return cast(Floats, johns(bits))
+    lanes, rules, _ = bits.shape
+    if explore == "uniform":
+        return np.full((lanes, rules), 1.0 / rules)
+    mu = np.zeros((lanes, rules))
+    mu[:, 0] = 1.0
+    return mu
+
+
 @dataclass(frozen=True)
 class Exp2(OneSidedMethod):
     """Exponential weights over the rules.
@@ -70,7 +92,7 @@ class Exp2(OneSidedMethod):
         eta: learning rate, at least 0; None: ``sqrt(log H / T) / (k + 2 C)``, what the theory asks for; larger ones
             learn faster.
         mix: share of exploration, in [0, 1]; None: ``min(1/2, sqrt(k log H / T))``.
-        explore: ``"accept-all"`` or ``"uniform"``.
+        explore: ``"accept-all"``, ``"uniform"`` or ``"john"``, the last made anew for the people of every round.
     """
 
     name: ClassVar[str] = "exp2"
@@ -78,15 +100,15 @@ class Exp2(OneSidedMethod):
     penalty: float | None = None
     eta: float | None = None
     mix: float | None = None
-    explore: Literal["accept-all", "uniform"] = "accept-all"
+    explore: Exploration = "accept-all"
 
     def __post_init__(self) -> None:
         whole("rounds", self.rounds)
         for name, high in (("penalty", np.inf), ("eta", np.inf), ("mix", 1.0)):
             if getattr(self, name) is not None:
                 between(name, getattr(self, name), 0.0, high)
-        if self.explore not in ("accept-all", "uniform"):
-            raise ValueError(f"explore={self.explore!r}: must be accept-all or uniform")
+        if self.explore not in get_args(Exploration):
+            raise ValueError(f"explore={self.explore!r}: must be accept-all, uniform or john")
 
     def settings(self, rules: int, people: int) -> tuple[float, float, float]:
         """C, eta and mix, with defaults filled in."""
@@ -106,7 +128,7 @@ class Exp2(OneSidedMethod):
 
     def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
         _, eta, mix = self.settings(*bits.shape[1:])
-        return act_by_weights(state.losses, bits, eta, mix, self.explore == "uniform", uniforms(state.rngs))
+        return act_by_weights(state.losses, bits, eta, mix, exploration(self.explore, bits), uniforms(state.rngs))
 
     def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         _, bits, accepted, inverse = kept

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from heedful.bandits.base import Kept, whole
-from heedful.bandits.exp2 import Exp2, act_by_weights, uniforms
+from heedful.bandits.exp2 import Exp2, act_by_weights, exploration, uniforms
 from heedful.bandits.linear_rules import Bits, Floats
 from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses
 
@@ -22,7 +22,7 @@ class FullInformation(Exp2):
         penalty: C, the price of a report, at least 0; None: ``T^(1/5)``.
         eta: learning rate, at least 0; None: as :class:`Exp2`.
         mix: share of exploration, in [0, 1], of which it has no need; None: as :class:`Exp2`.
-        explore: ``"accept-all"`` or ``"uniform"``.
+        explore: ``"accept-all"``, ``"uniform"`` or ``"john"``.
     """
 
     name: ClassVar[str] = "full-information"
@@ -43,7 +43,7 @@ class NaiveWeights(Exp2):
         penalty: C, the price of a report, at least 0; None: ``T^(1/5)``.
         eta: learning rate, at least 0; None: as :class:`Exp2`.
         mix: share of exploration, in [0, 1]; None: as :class:`Exp2`.
-        explore: ``"accept-all"`` or ``"uniform"``.
+        explore: ``"accept-all"``, ``"uniform"`` or ``"john"``.
     """
 
     name: ClassVar[str] = "naive-weights"
@@ -90,7 +90,8 @@ class ExploreFirst(Exp2):
         first = bool(state.decided[0] < self.first)  # lanes keep step
         state.decided[...] += 1
         eta, mix = self.settings(*bits.shape[1:])[1], 1.0 if first else 0.0
-        treatment, accepted, _ = act_by_weights(state.losses, bits, eta, mix, False, uniforms(state.rngs))
+        mu = exploration("accept-all", bits)
+        treatment, accepted, _ = act_by_weights(state.losses, bits, eta, mix, mu, uniforms(state.rngs))
         return treatment, accepted, np.full(accepted.shape, float(first))
 
     def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:

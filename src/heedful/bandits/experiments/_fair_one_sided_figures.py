@@ -16,14 +16,13 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
         (["main"], _main),
         (["exponents"], _growth),
         (["panel"], _panels),
+        (["explore"], _exploring),
         (["stumps", "oracle-time"], _oracles),
     ):
         chosen = rows.filter(pl.col("part").is_in(parts) & pl.col("horizon").is_not_null())
         if len(chosen):
             found.append(draw(chosen))
-    special = rows.filter(
-        pl.col("part").is_in(["pessimistic", "easy", "wide", "changing", "large-class", "uniform", "tuned"])
-    )
+    special = rows.filter(pl.col("part").is_in(["pessimistic", "easy", "wide", "changing", "large-class", "tuned"]))
     return [*found, _special(special)] if len(special) else found
 
 
@@ -104,6 +103,32 @@ def _panels(rows: pl.DataFrame) -> Figure:
         chart,
         table,
         "Exp2 with a price of 8 under panels of different sizes and majorities; last quarter, means over seeds.",
+    )
+
+
+def _exploring(rows: pl.DataFrame) -> Figure:
+    table = (
+        rows.group_by("people", "explore")
+        .agg(pl.col("error", "violation_rate", "accepted", "cost").mean())
+        .sort("people", "explore")
+    )
+    chart = (
+        alt.Chart(table)
+        .mark_point(filled=True, size=90)
+        .encode(
+            x=alt.X("violation_rate:Q", scale=alt.Scale(zero=False), title="rounds with a report"),
+            y=alt.Y("error:Q", scale=alt.Scale(zero=False), title="errors per person"),
+            color=alt.Color("explore:N", title="explores by"),
+            tooltip=["people", "explore", *(alt.Tooltip(n, format=".3f") for n in ("violation_rate", "error"))],
+        )
+        .properties(width=320, height=220)
+    )
+    return Figure(
+        "Exploration",
+        chart,
+        table,
+        "Exp2 with a price of 8 and the same share of exploration: of accepting all, of a rule drawn uniformly, and of "
+        "John's distribution; last quarter, means over seeds.",
     )
 
 

@@ -39,6 +39,7 @@ MAIN = (
     ("accept-all", 0.0),
     ("context-semi-bandit-ftpl", 8.0),
 )
+EXPLORE = ("accept-all", "uniform", "john")
 ORACLES = ("exhaustive", "stumps", "linear")
 """Optimisers over people who are known beforehand: all stumps in a list, all stumps by sums, linear rules."""
 CALIBRATION = 1000
@@ -84,7 +85,8 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> 
         for method in ("exp2", "accept-all"):
             yield _cell("easy", people, method, 8.0, rounds, regime="easy")
             yield _cell("large-class", people, method, 8.0, rounds // 4, rules=2000)
-        yield _cell("uniform", people, "exp2", 8.0, rounds, explore="uniform")
+        for explore in EXPLORE:
+            yield _cell("explore", people, "exp2", 8.0, rounds, explore=explore)
         yield _cell("stumps", people, "exp2", 8.0, rounds // 4, rules=0, oracle="exhaustive")
         for oracle in ("exhaustive", "stumps"):
             yield _cell("stumps", people, "context-semi-bandit-ftpl", 8.0, rounds // 4, rules=0, oracle=oracle)
@@ -213,6 +215,7 @@ experiment = Experiment(
                 "context_semi_bandit_ftpl",
                 "exp2",
                 "fair_comparator",
+                "john",
                 "kernels",
                 "learners",
                 "linear_rules",
