@@ -139,6 +139,28 @@ def test_a_learner_with_its_own_decisions_feedback_and_generator_is_saved_like_a
     assert np.array_equal(other.decide(np.zeros(50)).accepted, learner.decide(np.zeros(50)).accepted)
 
 
+def test_a_file_that_lacks_a_part_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    from heedful.bandits import Reward, make
+
+    learner = make("thompson").start(3, seed=1)
+    for _ in range(9):
+        learner.update(Reward(learner.decide().token, 1.0))
+    learner.save(tmp_path / "whole")
+    parts = dict(np.load(tmp_path / "whole"))
+    before = {name: array.copy() for name, array in learner.state_arrays().items()}
+    other = make("thompson").start(3, seed=1)
+    for lost in [name for name in parts if name != "about"]:
+        np.savez(tmp_path / "cut.npz", **{name: part for name, part in parts.items() if name != lost})
+        for one in (learner, other):
+            counts = one.counts
+            with pytest.raises(ValueError, match="lacks"):
+                one.load(tmp_path / "cut.npz")
+            assert one.counts == counts
+    assert all(np.array_equal(before[name], array) for name, array in learner.state_arrays().items())
+    with pytest.raises(ValueError, match="is not a saved learner"):
+        learner.load(tmp_path)
+
+
 def test_a_missing_file_and_a_learner_of_another_shape_are_refused(tmp_path: Path) -> None:
     from heedful.bandits import UCB1
 

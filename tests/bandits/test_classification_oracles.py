@@ -169,16 +169,16 @@ def test_labels_of_the_rejected_have_no_influence_on_costs(name: str) -> None:
     applicants, rng = pool(), np.random.default_rng(6)
     method = ContextSemiBanditFTPL(rounds=30, noise=1.0, draws=3)
     learner, twin = (method.start(oracle_of(name, applicants.features), 4, 1) for _ in range(2))
-    turned = 0
+    turned, pair = 0, np.array([[0, 1]])
     for _ in range(30):
         who = rng.integers(60, size=4)
         decision, other = learner.decide(applicants.features[who]), twin.decide(applicants.features[who])
         truth = applicants.labels[who].astype(float)
-        learner.update(Labels(decision.token, np.where(decision.accepted, truth, np.nan), (0, 1)))
-        # what the twin is told was made from labels of which the rejected ones are turned round
+        assert np.array_equal(decision.accepted, other.accepted)
         turned += (~other.accepted).sum()
-        known = np.where(other.accepted, truth, 1 - truth)
-        twin.update(Labels(other.token, np.where(other.accepted, known, np.nan), (0, 1)))
+        known = np.where(other.accepted, truth, 1 - truth)  # more than any learner is handed
+        method.learn(learner.state, learner.ledger.find(decision.token), truth[None], pair)  # type: ignore[arg-type]
+        method.learn(twin.state, twin.ledger.find(other.token), known[None], pair)  # type: ignore[arg-type]
     assert turned > 0
     for key, array in learner.state_arrays().items():
         assert np.array_equal(array, twin.state_arrays()[key]), key

@@ -260,22 +260,57 @@ def test_exp2_without_learning_is_uniform_and_exploration() -> None:
 
 @pytest.mark.parametrize("spec", ["exp2:eta=0.1,mix=0.1", "context-semi-bandit-ftpl", "naive-weights", "bank-rule"])
 def test_labels_of_the_rejected_have_no_influence(spec: str) -> None:
+    """Neither through the learner, which refuses them, nor in the method, whatever it is handed."""
     applicants, rng = pool(), np.random.default_rng(9)
     rules = LinearRules.random(applicants.features, 20, rng)
     learner, twin = make(spec).start(rules, 4, 1), make(spec).start(rules, 4, 1)
+    none, rejected = np.array([[-1, -1]]), 0
     for _ in range(120):
         who = rng.integers(200, size=4)
         decision, other = learner.decide(applicants.features[who]), twin.decide(applicants.features[who])
+        assert np.array_equal(decision.accepted, other.accepted)
         truth = applicants.labels[who].astype(float)
+        rejected += np.count_nonzero(~decision.accepted)
         if not decision.accepted.all():
             with pytest.raises(ValueError, match="rejected"):
                 learner.update(Labels(decision.token, truth))
-        # what the twin is told was made from labels of which the rejected ones are turned round
         turned = np.where(other.accepted, truth, 1 - truth)
-        learner.update(Labels(decision.token, np.where(decision.accepted, truth, np.nan)))
-        twin.update(Labels(other.token, np.where(other.accepted, turned, np.nan)))
+        learner.method.learn(learner.state, learner.ledger.find(decision.token), truth[None], none)
+        twin.method.learn(twin.state, twin.ledger.find(other.token), turned[None], none)
+    assert rejected > 20
     for name, array in learner.state_arrays().items():
         assert np.array_equal(array, twin.state_arrays()[name]), name
+
+
+def test_probabilities_of_rounds_in_which_nothing_is_random_are_not_supported() -> None:
+    people, rng = pool().features[:4], np.random.default_rng(2)
+    rules = LinearRules.random(people, 10, rng)
+    assert not make("explore-first:rounds=100").start(rules, 4).decide(people).supported
+    assert make("exp2:mix=0.5").start(rules, 4).decide(people).supported
+
+
+def test_panels_refuse_people_and_policies_that_do_not_fit() -> None:
+    panel, people = Panel.random(3, 5, np.random.default_rng(0)), np.full((4, 3), 0.5)
+    assert panel.report(people.tolist(), [0.9, 0.1, 0.1, 0.1]) == (0, 1)
+    for bad in (np.ones((4, 2)), np.ones((4, 6)), np.ones(3), np.full((4, 3), np.nan), "people"):
+        for ask in (panel.tolerances, panel.distances, lambda who: panel.report(who, np.zeros(4))):
+            with pytest.raises(ValueError, match="people"):
+                ask(bad)
+    for policy in (np.zeros(3), np.zeros(8), [0.1, 0.2, 0.3, np.nan], [0.1, 0.2, 0.3, 1.1], "policy"):
+        with pytest.raises(ValueError, match="treatment"):
+            panel.report(people, policy)
+    with pytest.raises(ValueError, match="slack"):
+        Panel([[1.0, 2.0]], [0.1, 0.1])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="weights: must be an array of numbers"):
+        LinearRules("rules", [0.0])  # type: ignore[arg-type]
+
+
+def test_an_auditor_who_takes_groups_for_different_reports_nothing_between_them() -> None:
+    rng = np.random.default_rng(3)
+    biased, people = Panel.random(3, 1, rng, group=0.5), rng.uniform(size=(6, 3))
+    people[:, 2] = [0, 1, 0, 1, 0, 1]
+    apart = biased.tolerances(people)[people[:, 2][:, None] != people[:, 2]]
+    assert (apart == 1.0).all()
 
 
 def test_without_a_price_auditors_are_ignored() -> None:

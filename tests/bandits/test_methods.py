@@ -11,7 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from heedful.bandits import EXP3, UCB1, EpsilonGreedy, LinTS, LinUCB, Reward, Rewards, RoundRobin, Uniform, make, names
+from heedful.bandits import (
+    EXP3,
+    UCB1,
+    BatchedEXP3,
+    EpsilonGreedy,
+    LinTS,
+    LinUCB,
+    Outcome,
+    Reward,
+    Rewards,
+    RoundRobin,
+    Uniform,
+    make,
+    names,
+)
 from heedful.bandits.posteriors import chance_of_largest
 from heedful.bandits.ridge import add_rows, no_rows, products, square
 from heedful.bandits.streams import beta, gamma, normal, streams, uniform, word
@@ -123,6 +137,31 @@ def test_a_batch_is_decided_as_its_rows_one_after_the_other(spec: str) -> None:
         two.update(told)
     with pytest.raises(ValueError, match="row"):
         one.decide_batch(2, contexts[:2], np.array([[True] * k, [False] * k]))
+
+
+def test_propensities_of_batches_hold_when_the_actions_that_are_there_change() -> None:
+    """``E[1{a} / p] = 1`` for every action that is there, in every round, whatever came before."""
+    lanes, n = BatchedEXP3(batch=3, gamma=0.4).many(4, seeds=range(40_000)), 40_000
+    masks = np.random.default_rng(0).random((9, 4)) < 0.6
+    masks[:, 1] = True
+    for mask in masks:
+        choices = lanes.decide(feasible=mask)
+        assert choices.supported and (choices.probability <= 1).all()
+        for action in np.flatnonzero(mask):
+            weights = np.where(choices.actions == action, 1 / choices.probability, 0.0)
+            assert abs(weights.mean() - 1) < 4 * weights.std() / np.sqrt(n) + 1e-12, (mask, action)
+        lanes.update(Rewards(choices.token, np.where(choices.actions == 2, 0.9, 0.1)))
+
+
+@pytest.mark.parametrize("token", [True, 1.0, "1", None])
+def test_feedback_of_another_kind_is_refused(token: Any) -> None:
+    learner = UCB1().start(3)
+    first = learner.decide()
+    learner.decide()
+    for bad in (Reward(token, 0.5), Reward(first.token, "0.5"), Outcome(first.token, 0.5, 0.0, 0.5)):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"token|must be a Reward"):
+            learner.update(bad)  # type: ignore[arg-type]
+    assert learner.counts.pending == 2
 
 
 def test_lanes_refuse_rewards_of_another_shape_or_range() -> None:

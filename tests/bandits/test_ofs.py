@@ -140,6 +140,14 @@ def test_swapping_the_groups_changes_no_decision() -> None:
             two.update(Outcome(other.token, reward, -gap, rate))
 
 
+def test_a_confidence_of_nothing_has_no_width() -> None:
+    learner = OFS(eps=0.5, delta=1e6).start([0.2, 0.5, 0.8])
+    for token, reward in enumerate((0.1, 0.9, 0.2, 0.9, 0.9)):
+        decision = learner.decide()
+        assert decision.point == (token if token < 3 else 1)
+        learner.update(Outcome(decision.token, reward, 0.0, 0.5))
+
+
 def test_a_cohort_without_a_group_says_nothing_about_gaps() -> None:
     learner = OFS(eps=0.0, scale=0.01).start([0.2, 0.8])
     for token, gap in enumerate((0.5, float("nan"))):

@@ -96,16 +96,17 @@ class Rewards:
 def check_reward(feedback: Any, unit: bool) -> None:
     """Raises ValueError unless it is a :class:`Reward` with a finite number, in [0, 1] if ``unit``."""
     try:
-        reward = float(feedback.reward)
-    except (AttributeError, TypeError, ValueError):
+        reward = feedback.reward if isinstance(feedback, Reward) else None
+        fine = 0.0 <= reward <= 1.0 if unit else -np.inf < reward < np.inf  # type: ignore[operator]
+    except TypeError:
         raise ValueError(f"feedback={feedback!r}: must be a Reward with a number") from None
-    if not -np.inf < reward < np.inf or (unit and not 0.0 <= reward <= 1.0):
+    if not fine:
         raise ValueError(f"reward={reward}: must be {'in [0, 1]' if unit else 'finite'}")
 
 
 def check_rewards(feedback: Any, counted: NDArray[np.bool_], unit: bool) -> None:
     """The same for :class:`Rewards`, of the lanes that are counted, bool ``[lanes]``."""
-    rewards = np.asarray(getattr(feedback, "rewards", None))
+    rewards = np.asarray(feedback.rewards if isinstance(feedback, Rewards) else None)
     if rewards.shape != counted.shape or rewards.dtype.kind not in "fiub":
         raise ValueError(f"rewards: must be {len(counted)} numbers, has shape {list(rewards.shape)}")
     told = rewards[counted]

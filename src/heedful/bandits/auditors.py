@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from heedful.bandits.base import between
-
-Floats = NDArray[np.float64]
+from heedful.bandits.kernels import not_finite
+from heedful.bandits.linear_rules import Floats, numbers_of
 
 
 @numba.njit(cache=True, nogil=True)
@@ -103,6 +103,8 @@ class Panel:
     scale: float = 2.0
 
     def __post_init__(self) -> None:
+        for name in ("weights", "slack"):
+            object.__setattr__(self, name, numbers_of(name, getattr(self, name)))
         if self.weights.ndim != 2 or len(self.weights) == 0 or self.slack.shape != (len(self.weights),):
             raise ValueError("weights: must have shape [m, d] with at least one auditor, and slack [m]")
         if not (np.isfinite(self.weights).all() and (self.weights >= 0).all()):
@@ -116,31 +118,59 @@ class Panel:
     @classmethod
     def random(
         cls, features: int, members: int, rng: np.random.Generator, alpha: float = 0.1, gamma: float = 0.5,
-        slack: tuple[float, float] = (0.05, 0.15),
+        slack: tuple[float, float] = (0.05, 0.15), group: float = 0.0,
     ) -> Panel:  # fmt: skip
-        """Dirichlet weights on all features but the last, which says to which group somebody belongs."""
+        """Dirichlet weights on all features but the last, which says to which group somebody belongs.
+
+        Args:
+            features: d, at least 2.
+            members: m, at least 1.
+            rng: for weights and slack.
+            alpha, gamma: of the panel.
+            slack: the range that each one's is drawn from.
+            group: everybody's weight of the last feature; with 1/2 or more people of different groups are as far apart
+                as can be, and no difference between them is ever reported.
+        """
         weights = np.zeros((members, features))
         weights[:, :-1] = rng.dirichlet(np.ones(features - 1), members)
+        weights[:, -1] = group
         return cls(weights, rng.uniform(*slack, members), alpha, gamma)
 
-    def tolerances(self, people: Floats) -> Floats:
-        """float64 ``[k, k]``: the distance that decides for the panel; people: float64 ``[k, d]``."""
+    def _people(self, people: ArrayLike) -> Floats:
+        """float64 ``[k, d]``. Raises ValueError for another shape, or numbers that are not finite."""
+        array = numbers_of("people", people)
+        if array.ndim != 2 or array.shape[1] != self.weights.shape[1]:
+            raise ValueError(f"people: must have shape [k, {self.weights.shape[1]}], has {list(array.shape)}")
+        if not_finite(array[None]):
+            raise ValueError("people: must be finite")
+        return array
+
+    def tolerances(self, people: ArrayLike) -> Floats:
+        """float64 ``[k, k]``: the distance that decides for the panel; people: float64 ``[k, d]``, finite.
+
+        Raises ValueError for people of another shape, or not finite.
+        """
         rank = rank_of(self.gamma, len(self.weights))
-        return _tolerances(people, self.weights, self.slack, float(self.scale), rank)
+        return _tolerances(self._people(people), self.weights, self.slack, float(self.scale), rank)
 
-    def distances(self, people: Floats) -> Floats:
-        """float64 ``[m, k, k]``: everybody's distances."""
-        parts = [_tolerances(people, w[None], s[None], float(self.scale), 0) for w, s in zip(self.weights, self.slack)]
-        return np.stack(parts)
+    def distances(self, people: ArrayLike) -> Floats:
+        """float64 ``[m, k, k]``: everybody's distances. Raises as :meth:`tolerances`."""
+        who, scale = self._people(people), float(self.scale)
+        return np.stack([_tolerances(who, w[None], s[None], scale, 0) for w, s in zip(self.weights, self.slack)])
 
-    def report(self, people: Floats, treatment: Floats) -> tuple[int, int] | None:
+    def report(self, people: ArrayLike, treatment: ArrayLike) -> tuple[int, int] | None:
         """The pair (a, b) of which a is treated too well by most, or None.
 
         Args:
-            people: float64 ``[k, d]``.
-            treatment: float64 ``[k]``: the probability with which the policy accepts each.
+            people: float64 ``[k, d]``, finite.
+            treatment: float64 ``[k]``, in [0, 1]: the probability with which the policy accepts each.
+
+        Raises ValueError for other shapes, or numbers out of range.
         """
-        return most_unfair(treatment, self.tolerances(people), float(self.alpha))
+        tolerances, policy = self.tolerances(people), numbers_of("treatment", treatment)
+        if policy.shape != tolerances.shape[:1] or not ((policy >= 0) & (policy <= 1)).all():
+            raise ValueError(f"treatment: must be {len(tolerances)} numbers in [0, 1], one for each person")
+        return most_unfair(policy, tolerances, float(self.alpha))
 
 
 def frontier(treatments: Floats, distances: Floats, alphas: ArrayLike, gammas: ArrayLike) -> Floats:

@@ -122,10 +122,7 @@ class Ledger:
 
         Raises ValueError for a token that was never given out, or whose feedback has come already.
         """
-        try:
-            kept = self._waiting.get(token)
-        except TypeError:  # not hashable
-            kept = None
+        kept = self._waiting.get(token) if type(token) is int or isinstance(token, np.integer) else None
         if kept is None and not (self._was_issued(token) and self._has_expired(token)):
             why = "its feedback has come already" if self._was_issued(token) else "no such decision was made"
             raise ValueError(f"token={token!r}: {why}")
@@ -138,7 +135,7 @@ class Ledger:
             self._late += 1
 
     def _was_issued(self, token: Any) -> bool:
-        return isinstance(token, int | np.integer) and bool(0 <= token < self._next)
+        return (type(token) is int or isinstance(token, np.integer)) and bool(0 <= token < self._next)
 
     def _has_expired(self, token: int) -> bool:
         return token >> 3 < len(self._given_up) and bool(self._given_up[token >> 3] >> (token & 7) & 1)
@@ -177,11 +174,10 @@ class Ledger:
             ends = np.cumsum(shapes.prod(axis=1, dtype=np.int64))
             parts = [part.reshape(shape) for part, shape in zip(np.split(values, ends[:-1]), shapes)]
             columns.append([part.copy() if part.ndim else part.item() for part in parts])
-        tokens = arrays["tokens"].tolist()
+        tokens, numbers, given_up = (arrays[name] for name in ("tokens", "numbers", "given_up"))
         rows: Iterable[Kept] = zip(*columns) if columns else [()] * len(tokens)
-        self._waiting = dict(zip(tokens, rows))
-        self._next, self._oldest, self._expired, self._late = arrays["numbers"].tolist()
-        self._given_up = bytearray(arrays["given_up"].tobytes())
+        self._next, self._oldest, self._expired, self._late = numbers.tolist()
+        self._waiting, self._given_up = dict(zip(tokens.tolist(), rows)), bytearray(given_up.tobytes())
 
 
 @dataclass(frozen=True)
@@ -334,15 +330,19 @@ class Learner(Generic[F]):
             with np.load(path, allow_pickle=False) as file:
                 parts = {name: file[name] for name in file.files}
             about = str(parts.pop("about"))
-        except (ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        except (ValueError, KeyError, EOFError, AttributeError, IsADirectoryError, zipfile.BadZipFile):
             raise ValueError(f"{path}: is not a saved learner") from None
         if about != self._about():
             raise ValueError(f"{path}: was saved by {about}, this is {self._about()}")
+        ledger = Ledger(self.ledger.max_pending, self.ledger.expire_after)
         try:
+            ledger.set_arrays({n.removeprefix("ledger."): a for n, a in parts.items() if n.startswith("ledger.")})
             self.set_state_arrays({n.removeprefix("state."): a for n, a in parts.items() if n.startswith("state.")})
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
+            raise ValueError(f"{path}: lacks {error}; it was cut, or saved by another version") from None
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        self.ledger.set_arrays({n.removeprefix("ledger."): a for n, a in parts.items() if n.startswith("ledger.")})
+        self.ledger = ledger
 
     def _about(self) -> str:
         return f"{type(self).__name__} of {self.method!r} with {self.lanes} lanes"

@@ -22,27 +22,34 @@ from heedful.bandits.kernels import refused
 
 class _Batches(NamedTuple):
     """``logs``: float64 ``[lanes, K]``, logarithms of weights; ``held``: int64 ``[lanes, 2]``, the action and how often
-    it is still to be played; ``chance``: float64 ``[lanes]``, with which it was drawn; ``words``: random streams."""
+    it is still to be played; ``drawn``: float64 ``[lanes, K]``, the probabilities of what is held, given that the batch
+    has come so far; ``words``: random streams."""
 
     logs: NDArray[np.float64]
     held: NDArray[np.int64]
-    chance: NDArray[np.float64]
+    drawn: NDArray[np.float64]
     words: NDArray[np.uint64]
 
 
 @numba.njit(cache=True, nogil=True)
-def choose(logs, held, chance, words, feasible, gamma, batch, step, actions, chances):  # type: ignore[no-untyped-def]
+def choose(logs, held, drawn, words, feasible, gamma, batch, step, actions, chances):  # type: ignore[no-untyped-def]
     bad = refused(feasible)
     if bad:
         return bad
-    work = np.empty(feasible.shape[1])
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
-        if held[s, 1] == 0 or not row[held[s, 0]]:
-            held[s, 0] = draw(logs, words, s, row, gamma, work)
-            held[s, 1], chance[s] = batch, work[held[s, 0]]
+        over, gone = held[s, 1] == 0 or not row[held[s, 0]], 0.0
+        for k in range(len(row)):
+            over = over or (row[k] and drawn[s, k] == 0.0)
+            gone += 0.0 if row[k] else drawn[s, k]
+        if over:
+            held[s, 0] = draw(logs, words, s, row, gamma, drawn[s])
+            held[s, 1] = batch
+        elif gone > 0.0:
+            for k in range(len(row)):
+                drawn[s, k] = min(1.0, drawn[s, k] / (1.0 - gone)) if row[k] else 0.0
         held[s, 1] -= 1
-        actions[i], chances[i] = held[s, 0], chance[s]
+        actions[i], chances[i] = held[s, 0], drawn[s, held[s, 0]]
     return 0
 
 
@@ -56,7 +63,9 @@ def learn(logs, actions, chances, rewards, share):  # type: ignore[no-untyped-de
 class BatchedEXP3(ArmMethod):
     """Exponential weights over batches, for rewards in [0, 1].
 
-    A batch ends early if its action becomes infeasible. The probability of every round of a batch is that of its draw.
+    A batch ends early if its action becomes infeasible, or one that was not there becomes feasible. The probability of
+    a round is that of the batch's draw, given that the batch has come so far: an action that is no longer there would
+    have ended it.
 
     Attributes:
         batch: rounds for which an action is played, at least 1.
@@ -78,11 +87,12 @@ class BatchedEXP3(ArmMethod):
 
     def begin(self, words: NDArray[np.uint64], actions: int, features: int) -> _Batches:
         lanes = len(words)
-        return _Batches(np.zeros((lanes, actions)), np.zeros((lanes, 2), dtype=np.int64), np.ones(lanes), words)
+        nothing = np.zeros((lanes, actions))
+        return _Batches(nothing, np.zeros((lanes, 2), dtype=np.int64), nothing.copy(), words)
 
     def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
-        (logs, held, chance, words), gamma, batch = state, float(self.gamma), self.batch
-        return choose(logs, held, chance, words, feasible, gamma, batch, step, actions, chances), None
+        (logs, held, drawn, words), gamma, batch = state, float(self.gamma), self.batch
+        return choose(logs, held, drawn, words, feasible, gamma, batch, step, actions, chances), None
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         learn(state.logs, actions, chances, rewards, float(self.gamma) / self.batch)

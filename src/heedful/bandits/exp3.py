@@ -2,7 +2,7 @@
 
 Auer, Cesa-Bianchi, Freund, Schapire, "The Nonstochastic Multiarmed Bandit Problem", SIAM Journal on Computing 32(1),
 2002, section 3: ``p_k = (1 - gamma) w_k / sum w + gamma / K``, and of the action played
-``w_k *= exp(gamma r / (p_k K))``. With infeasible actions, sums and K are over the feasible ones.
+``w_k *= exp(gamma r / (p_k K))``. With infeasible actions, the sum and the uniform share are over the feasible ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Weights(NamedTuple):
 
 @numba.njit(cache=True, nogil=True)
 def draw(logs, words, s, feasible, gamma, chance):  # type: ignore[no-untyped-def]
-    """Draws a feasible action of lane s; ``chance``, float64 ``[K]``, holds the probabilities up to its own."""
+    """Draws a feasible action of lane s; ``chance``, float64 ``[K]``, is filled with the probabilities."""
     top, total, count = -np.inf, 0.0, feasible.sum()
     for k in range(len(feasible)):
         if feasible[k]:
@@ -41,10 +41,9 @@ def draw(logs, words, s, feasible, gamma, chance):  # type: ignore[no-untyped-de
     for k in range(len(feasible)):
         if feasible[k]:
             chance[k] = (1.0 - gamma) * chance[k] / total + gamma / count
-            last = k
+            if left >= 0.0:
+                last = k
             left -= chance[k]
-            if left < 0.0:
-                break
     return last
 
 

@@ -6,10 +6,18 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.int8]
+
+
+def numbers_of(name: str, values: ArrayLike) -> Floats:
+    """float64, contiguous. Raises ValueError, naming what it is, for what is no array of numbers."""
+    try:
+        return np.ascontiguousarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: must be an array of numbers") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +35,8 @@ class LinearRules:
     offsets: Floats
 
     def __post_init__(self) -> None:
+        for name in ("weights", "offsets"):
+            object.__setattr__(self, name, numbers_of(name, getattr(self, name)))
         if self.weights.ndim != 2 or self.offsets.shape != (len(self.weights),) or len(self.weights) < 2:
             raise ValueError("weights: must have shape [H, d] with H of at least 2, and offsets [H]")
         if not np.isfinite(self.weights).all() or np.isnan(self.offsets).any():

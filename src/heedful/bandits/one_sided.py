@@ -43,7 +43,7 @@ class Acceptance:
         accepted: bool ``[k]``.
         treatment: float64 ``[k]``: the probability with which the policy accepts each person, which auditors see; an
             estimate where the policy is known through draws alone.
-        supported: whether these probabilities are exact, and the rule random.
+        supported: whether these probabilities are exact, and the policy random for anybody.
     """
 
     token: int
@@ -233,6 +233,9 @@ class _OneSided(Learner[Labels]):
             raise ValueError(f"treatment: {self.method.name} accepted somebody with probability 0; must be above 0")
         return self.ledger.issue((array, bits, accepted, inverse)), accepted, treatment
 
+    def _supported(self, treatment: Floats) -> bool:
+        return self.method.exact and bool(((treatment > 0) & (treatment < 1)).any())
+
     def _check(self, kept: Kept, labels: Any, shape: tuple[int, ...], reported: Sequence[Any]) -> None:
         found = np.asarray(labels)
         if found.shape != shape or found.dtype.kind not in "fiub":
@@ -247,7 +250,8 @@ class _OneSided(Learner[Labels]):
         for pair in reported:
             if pair is None:
                 continue
-            if not (isinstance(pair, tuple) and len(pair) == 2 and all(0 <= i < self.people for i in pair)):
+            whole_numbers = isinstance(pair, tuple) and all(isinstance(i, int | np.integer) for i in pair)
+            if not (whole_numbers and len(pair) == 2 and all(0 <= i < self.people for i in pair)):
                 raise ValueError(f"reported={pair!r}: must be a pair of places in 0..{self.people - 1}, or None")
             if pair[0] == pair[1]:
                 raise ValueError(f"reported={pair!r}: must be two different people")
@@ -283,7 +287,7 @@ class OneSidedLearner(_OneSided):
         a probability of 0, whose label it could not divide by anything.
         """
         token, accepted, treatment = self._decide(people, (self.people, self.features))
-        return Acceptance(token, accepted[0], treatment[0], self.method.exact)
+        return Acceptance(token, accepted[0], treatment[0], self._supported(treatment))
 
     def check_feedback(self, kept: Kept, feedback: Labels) -> None:
         self._check(kept, getattr(feedback, "labels", None), (self.people,), [feedback.reported])
@@ -314,7 +318,8 @@ class OneSidedLanes(_OneSided):
 
         Raises ValueError as :meth:`OneSidedLearner.decide`.
         """
-        return Acceptance(*self._decide(people, (self.lanes, self.people, self.features)), self.method.exact)
+        token, accepted, treatment = self._decide(people, (self.lanes, self.people, self.features))
+        return Acceptance(token, accepted, treatment, self._supported(treatment))
 
     def _pairs(self, feedback: Labels) -> Sequence[Any]:
         """The reported pair of each lane."""

@@ -33,8 +33,8 @@ def generators(seeds: Sequence[int]) -> tuple[np.random.Generator, ...]:
 
 
 def _checked(seeds: Sequence[int]) -> list[int]:
-    if len(seeds) == 0:
-        raise ValueError("seeds: must be at least one")
+    if not isinstance(seeds, Sequence | np.ndarray) or len(seeds) == 0:
+        raise ValueError(f"seeds={seeds!r}: must be a list of whole numbers, at least one")
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"seed={seed!r}: must be a whole number, at least 0")

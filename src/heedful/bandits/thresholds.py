@@ -164,7 +164,7 @@ def look(sums, clock, widths, limits, side, upper, residual):  # type: ignore[no
     points = len(sums)
     width, delta, scale = widths
     eps, low, high = limits
-    log = np.log(2.0 * points * (clock[0] + 1.0) ** 2 / delta)
+    log = max(0.0, np.log(2.0 * points * (clock[0] + 1.0) ** 2 / delta))
     unit = width * np.sqrt(0.5 * log)
     if scale >= 0.0:
         of_reward = of_gap = of_rate = scale * unit
@@ -283,6 +283,8 @@ class _Thresholds(Learner[Any]):
         return self.ledger.issue((points, counted)), points
 
     def check_feedback(self, kept: Kept, feedback: Any) -> None:
+        if not isinstance(feedback, Outcomes if self._shape else Outcome):
+            raise ValueError(f"feedback={feedback!r}: must be {'Outcomes' if self._shape else 'an Outcome'}")
         for name, low, high in (("reward", -np.inf, np.inf), ("gap", -1.0, 1.0), ("rate", 0.0, 1.0)):
             values = np.asarray(getattr(feedback, name, None))
             if values.shape != self._shape or values.dtype.kind not in "fiub":

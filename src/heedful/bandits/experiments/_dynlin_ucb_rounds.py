@@ -37,7 +37,7 @@ def _exp3(state, world, chosen, gamma, batch, low, high):  # type: ignore[no-unt
     mean, action, reward = np.zeros(len(world.output)), np.zeros(1, dtype=np.int64), np.zeros(1)
     feasible, chance = np.ones((1, len(world.direct)), dtype=np.bool_), np.ones(1)
     for t in range(len(chosen)):
-        _choose_exp3(state.logs, state.held, state.chance, state.words, feasible, gamma, batch, 1, action, chance)
+        _choose_exp3(state.logs, state.held, state.drawn, state.words, feasible, gamma, batch, 1, action, chance)
         k = action[0]
         chosen[t] = k
         reward[0] = min(1.0, max(0.0, (mean_reward(world, mean, k) + world.noise[t] - low) / (high - low)))
