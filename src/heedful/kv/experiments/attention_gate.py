@@ -253,6 +253,7 @@ experiment = Experiment(
         "heedful.kv.experiments._attention_gate_claims",
         "heedful.kv.experiments._attention_gate_tuned",
         "heedful.kv.gate_training",
+        "heedful.kv.gated_attention",
         "heedful.kv.h2o",
         "heedful.kv.random_rates",
         "heedful.kv.streaming_llm",
