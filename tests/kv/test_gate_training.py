@@ -15,9 +15,9 @@ from torch import Tensor
 import heedful.kv.gate_training as training
 from heedful import models
 from heedful.kv import AttentionGate
-from heedful.kv.attention_gate import Gates
 from heedful.kv.gate_training import GateSettings, carry, eviction_loss, train_gate
 from heedful.kv.gated_attention import gated
+from heedful.kv.gates import Gates
 from heedful.kv.parts import load
 
 SETTINGS = GateSettings(heads=2, size=4, steps=6, batch=3)

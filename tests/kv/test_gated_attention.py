@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from heedful.kv import AttentionGate, gated_attention
-from heedful.kv.attention_gate import Gates, Rules, retention
+from heedful.kv.attention_gate import retention
 from heedful.kv.gate_training import eviction_loss
 from heedful.kv.gated_attention import attend, gated
+from heedful.kv.gates import Gates, Rules
 from heedful.kv.parts import store
 
 

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heedful.kv.attention import wide
-from heedful.kv.attention_gate import Gates, Rules, attentions
 from heedful.kv.base import check_count
 from heedful.kv.gated_attention import Noted, gated
+from heedful.kv.gates import Gates, Rules, attentions
 from heedful.kv.parts import Parts, check, likeness, store
 
 SAVE_EVERY_S = 60.0

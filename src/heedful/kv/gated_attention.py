@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from heedful.kv.attention import BLOCK, grouped, wide
-from heedful.kv.attention_gate import Gates, attentions
+from heedful.kv.gates import Gates, attentions
 
 NAME = "heedful-gates"
 _STASH = "_heedful_gate"

@@ -254,6 +254,7 @@ experiment = Experiment(
         "heedful.kv.experiments._attention_gate_tuned",
         "heedful.kv.gate_training",
         "heedful.kv.gated_attention",
+        "heedful.kv.gates",
         "heedful.kv.h2o",
         "heedful.kv.random_rates",
         "heedful.kv.streaming_llm",
