@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import heedful.kv.cache as cache_module
+import heedful.kv.cache_layer as layer_module
 from heedful.kv import H2O, TOVA, EvictingCache, Full, LazyEviction, Policy, RaaS, Random, StreamingLLM
 from heedful.kv.slots import Slots
 from kvbench import LAYERS, arguments, decode, filled, interleaved, llama, ratio, report, stopwatch
@@ -26,8 +26,8 @@ def stages(model: Any, cache: EvictingCache, steps: int) -> tuple[float, float, 
     """Microseconds per layer and step: storing and attention (medians), the policy (mean)."""
     with ExitStack() as stack:
         store = stack.enter_context(stopwatch(Slots, "append"))
-        plain = stack.enter_context(stopwatch(cache_module, "attend"))
-        rows = stack.enter_context(stopwatch(cache_module, "attend_step"))
+        plain = stack.enter_context(stopwatch(layer_module, "attend"))
+        rows = stack.enter_context(stopwatch(layer_module, "attend_step"))
         policy = stack.enter_context(stopwatch(type(cache.policy), "decoded"))
         decode(model, cache, steps)
     attention = statistics.median(plain + rows)

@@ -438,7 +438,7 @@ def test_a_shipped_drafter_is_found_by_name(measured):
 
 
 def test_gates_are_shown_with_the_slots_that_they_measure(tmp_path):
-    from heedful.kv.attention_gate import Gates
+    from heedful.kv.gates import Gates
     from heedful.kv.parts import store
 
     model = models.load("task-mini-1")[0]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from heedful.cli import main
 from heedful.kv.commands import loading, own
 from heedful.kv.commands.prompts import Prompt
-from heedful.kv.evaluate import faithfulness, reference
+from heedful.kv.faithfulness import faithfulness, reference
 from heedful.kv.policies import make
 from heedful.lab.errors import LabError
 from heedful.lab.report.comparisons import read_comparisons

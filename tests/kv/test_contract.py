@@ -25,9 +25,9 @@ from heedful.kv import (
     SpecKV,
 )
 from heedful.kv.attention import Seen
-from heedful.kv.attention_gate import Gates
 from heedful.kv.base import Sized
 from heedful.kv.foresight import Foresight
+from heedful.kv.gates import Gates
 from heedful.kv.lookahead_training import LookaheadSettings, initial
 from heedful.kv.parts import Parts, likeness, store
 from heedful.kv.policies import classes, make

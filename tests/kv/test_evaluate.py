@@ -6,7 +6,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from heedful.kv import H2O, Clairvoyant, Full, Local
-from heedful.kv.evaluate import Episode, faithfulness, play, reference
+from heedful.kv.evaluate import Episode, play
+from heedful.kv.faithfulness import faithfulness, reference
 
 
 @pytest.fixture(scope="module")

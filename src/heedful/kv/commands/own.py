@@ -18,7 +18,7 @@ from heedful.kv.commands.loading import Text
 from heedful.kv.commands.options import LONG_PROMPT, Contender, Protocol, contenders, decides_once, unsized
 from heedful.kv.commands.page import Table, paired_difference, with_interval
 from heedful.kv.commands.playing import shares
-from heedful.kv.evaluate import Reference, faithfulness, greedy, reading, reference
+from heedful.kv.faithfulness import Reference, faithfulness, greedy, reading, reference
 from heedful.kv.oracle import Oracle
 from heedful.kv.shared_prompt import SharedPrompt
 from heedful.lab.errors import LabError

@@ -5,6 +5,7 @@ RUNTIME = (
     "heedful.kv.base",
     "heedful.kv.baselines",
     "heedful.kv.cache",
+    "heedful.kv.cache_layer",
     "heedful.kv.evaluate",
     "heedful.kv.experiments._work",
     "heedful.kv.packed",

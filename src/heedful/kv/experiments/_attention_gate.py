@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from heedful.kv.attention_gate import FILE, AttentionGate, Gates, Rules, retention
+from heedful.kv.attention_gate import FILE, AttentionGate, retention
 from heedful.kv.base import Policy, Share
 from heedful.kv.baselines import Full
 from heedful.kv.cache import EvictingCache
@@ -24,6 +24,7 @@ from heedful.kv.evaluate import Episode, Played, play, play_all
 from heedful.kv.experiments import MODEL, _work
 from heedful.kv.experiments.attention_gate import BYTE, GATES, MIXTURE, ONCE, TEXT
 from heedful.kv.gate_training import GateSettings, train_gate
+from heedful.kv.gates import Gates, Rules
 from heedful.kv.parts import load, store
 from heedful.kv.policies import make
 from heedful.kv.random_rates import HiddenRates, RandomRates

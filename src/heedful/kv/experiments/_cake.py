@@ -18,7 +18,8 @@ from heedful.kv.base import Policy
 from heedful.kv.cake import CAKE
 from heedful.kv.evaluate import play_all
 from heedful.kv.experiments import MODEL, _retrieval, _work
-from heedful.kv.experiments.cake import ABLATIONS, RIVALS, SMALL, TUNABLE, WINDOW
+from heedful.kv.experiments._cake_claims import RIVALS, SMALL, TUNABLE
+from heedful.kv.experiments.cake import ABLATIONS, WINDOW
 from heedful.kv.policies import classes, make
 from heedful.kv.prefill import Prefill
 from heedful.kv.slots import Slots

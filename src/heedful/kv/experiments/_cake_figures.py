@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from heedful.kv.experiments.cake import KNOWN, RIVALS
+from heedful.kv.experiments._cake_claims import KNOWN, RIVALS
 from heedful.lab import Figure
 
 INTERVAL = "plus_minus is half the 95 % interval over items"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import altair as alt
 import polars as pl
 
-from heedful.kv.experiments.defensive_kv import KNOWN, LAYER, OURS, RIVALS
+from heedful.kv.experiments._defensive_kv_claims import KNOWN, LAYER, OURS
+from heedful.kv.experiments.defensive_kv import RIVALS
 from heedful.lab import Figure
 
 MAIN = ("full", *RIVALS, OURS, LAYER)

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from heedful.kv.evaluate import Episode, play
 from heedful.kv.experiments import _work
-from heedful.kv.experiments.h2o import BYTE, MAIN, TASK, TEXT
+from heedful.kv.experiments._h2o_claims import BYTE, TEXT
+from heedful.kv.experiments.h2o import MAIN, TASK
 from heedful.kv.policies import make
 from heedful.kv.replay import record, simulate
 from heedful.lab import Cell, Context, Row

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from heedful.kv.experiments.h2o import TEXT
+from heedful.kv.experiments._h2o_claims import TEXT
 from heedful.lab import Figure
 
 

@@ -12,7 +12,8 @@ import torch
 
 from heedful.kv.evaluate import play
 from heedful.kv.experiments import _work
-from heedful.kv.experiments.lazy_eviction import MAIN, MODEL
+from heedful.kv.experiments._lazy_eviction_claims import MAIN
+from heedful.kv.experiments.lazy_eviction import MODEL
 from heedful.kv.replay import belady, hits, record, recurrence, simulate
 from heedful.lab import Cell, Context, Row
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from heedful.kv.experiments.lazy_eviction import ABLATIONS, MAIN
+from heedful.kv.experiments._lazy_eviction_claims import MAIN
+from heedful.kv.experiments.lazy_eviction import ABLATIONS
 from heedful.lab import Figure
 
 INTERVAL = "plus_minus is half the 95 % interval over items"

@@ -20,16 +20,8 @@ from heedful.kv.base import Policy
 from heedful.kv.baselines import Full
 from heedful.kv.cache import EvictingCache
 from heedful.kv.experiments import MODEL, _work
-from heedful.kv.experiments.lookahead_kv import (
-    DRAFTER,
-    MAIN_SHARE,
-    METHODS,
-    MIXTURE,
-    SPECS,
-    TASKS,
-    TIMED,
-    VARIANTS,
-)
+from heedful.kv.experiments._lookahead_kv_claims import MAIN_SHARE
+from heedful.kv.experiments.lookahead_kv import DRAFTER, METHODS, MIXTURE, SPECS, TASKS, TIMED, VARIANTS
 from heedful.kv.foresight import Foresight
 from heedful.kv.lookahead_kv import FILE, KIND
 from heedful.kv.lookahead_training import LookaheadSettings, initial, train_lookahead

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from heedful.kv.experiments.lookahead_kv import DECIDED_ON, FAR, MAIN_SHARE
+from heedful.kv.experiments._lookahead_kv_claims import DECIDED_ON, FAR, MAIN_SHARE
 from heedful.lab import Figure
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from heedful.kv.experiments import MODEL, PREFILL_RUNTIME
-from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
+from heedful.kv.experiments._attention_gate_claims import CLAIMS, MAIN_BETA
+from heedful.lab import Cell, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 
 if TYPE_CHECKING:
     import polars as pl
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from heedful.lab import Context
 
 BYTE, TEXT = "byte-1", "text"
-MAIN_BETA = 0.3
 TASKS = ("marked", "niah2", "recall", "repeat", "drill")
 VARIANT_TASKS = ("marked", "niah2", "repeat")
 MIXTURE = {"marked": 0.6, "niah2": 0.2, "recall": 0.2}
@@ -95,15 +95,7 @@ def _digests(params: Mapping[str, Any]) -> dict[str, str]:
     return {name: models.digest(name) for name in (BYTE, MODEL)} | {"text": read.hexdigest()}
 
 
-def _at(task: str, beta: float = MAIN_BETA, **more: Any) -> dict[str, Any]:
-    """Rows of the main gates on one task."""
-    return {"part": "quality", "task": task, "beta": beta, "gate": "attention", "gate_seed": 0, **more}
-
-
 _GEOMETRIES = {MODEL: [128, 8, 4, 16, 384, 2, 16], "7B": [4096, 32, 32, 128, 11008, 4, 128]}
-_ONE: dict[str, Any] = {"unit": ("item",), "fixed": "one checkpoint, one gate seed"}
-_GATE: dict[str, Any] = {"method": "attention-gate", "tuned": False}
-_FULL: dict[str, Any] = {"method": "full", "tuned": False}
 
 experiment = Experiment(
     slug="attention-gate",
@@ -258,297 +250,17 @@ experiment = Experiment(
         *PREFILL_RUNTIME,
         "heedful.kv.attention_gate",
         "heedful.kv.experiments._attention_gate",
+        "heedful.kv.experiments._attention_gate_claims",
         "heedful.kv.experiments._attention_gate_tuned",
         "heedful.kv.gate_training",
+        "heedful.kv.gated_attention",
+        "heedful.kv.gates",
         "heedful.kv.h2o",
         "heedful.kv.random_rates",
         "heedful.kv.streaming_llm",
         "heedful.models.text",
     ),
-    claims=(
-        *(
-            Claim(
-                f"knows-{task}",
-                f"With the full cache the model answers at least 95 % of {task}, so that losses are the policy's.",
-                metric,
-                rule="noninferior",
-                control=0.95,
-                treatment=_FULL,
-                where=_at(task),
-                unit=("item",),
-                fixed="one checkpoint",
-            )
-            for task, metric in (
-                ("marked", "accuracy"),
-                ("niah2", "accuracy"),
-                ("recall", "token_accuracy"),
-                ("repeat", "token_accuracy"),
-                ("drill", "token_accuracy"),
-            )
-        ),
-        Claim(
-            "evicts",
-            "Gates trained towards 30 % with the base frozen evict at least 60 % of prompts with marked spans.",
-            "evicted",
-            rule="superior",
-            control=0.6,
-            treatment=_GATE,
-            where=_at("marked"),
-            **_ONE,
-        ),
-        Claim(
-            "parity",
-            "With them exact match on marked spans is within two points of the full cache.",
-            "accuracy",
-            rule="noninferior",
-            d=0.02,
-            treatment=_GATE,
-            control=_FULL,
-            where=_at("marked"),
-            **_ONE,
-        ),
-        *(
-            Claim(
-                f"beats-{method}{'-tuned' if tuned else ''}",
-                f"At the size that the gates chose, exact match on marked spans is above {title}.",
-                "accuracy",
-                rule="superior",
-                treatment=_GATE,
-                control={"method": method, "tuned": tuned},
-                where=_at("marked"),
-                published="after light continual pre-training of a 7B model: higher average accuracy and more eviction "
-                "than training-free rivals (StreamingLLM, H2O) on common-sense tasks"
-                if method == "h2o" and not tuned
-                else "",
-                **_ONE,
-            )
-            for method, tuned, title in (
-                ("h2o", False, "H2O's"),
-                ("h2o", True, "that of H2O, tuned"),
-                ("streaming-llm", False, "StreamingLLM's"),
-                ("streaming-llm", True, "that of StreamingLLM, tuned"),
-                ("random", False, "that of random tokens"),
-            )
-        ),
-        Claim(
-            "content",
-            "Which tokens stay matters, not only how many in each head: exact match on marked spans is at least five "
-            "points above random tokens at the gates' own rates per layer and head, hidden as theirs are.",
-            "accuracy",
-            rule="superior",
-            d=0.05,
-            treatment=_GATE,
-            control={"method": "random-rates, hidden", "tuned": False},
-            where=_at("marked"),
-            **_ONE,
-        ),
-        Claim(
-            "content-shown",
-            "The same against random tokens that are dropped only after the prompt has been read.",
-            "accuracy",
-            rule="superior",
-            d=0.05,
-            treatment=_GATE,
-            control={"method": "random-rates", "tuned": False},
-            where=_at("marked"),
-            **_ONE,
-        ),
-        Claim(
-            "context",
-            "The gates' own attention helps: exact match on marked spans is above that of linear gates trained alike.",
-            "accuracy",
-            rule="superior",
-            treatment={"method": "attention-gate", "gate": "attention"},
-            control={"method": "attention-gate", "gate": "linear"},
-            where={"part": "quality", "task": "marked", "beta": MAIN_BETA, "gate_seed": 0},
-            **_ONE,
-        ),
-        Claim(
-            "plain-form",
-            "Gates without newest tokens that always stay evict at least 60 % too.",
-            "evicted",
-            rule="superior",
-            control=0.6,
-            treatment=_GATE,
-            where=_at("marked", gate="no-recent"),
-            **_ONE,
-        ),
-        Claim(
-            "tenth",
-            "Gates trained towards 10 % are above H2O at their size.",
-            "accuracy",
-            rule="superior",
-            treatment=_GATE,
-            control={"method": "h2o", "tuned": False},
-            where=_at("marked", 0.1),
-            **_ONE,
-        ),
-        Claim(
-            "needle",
-            "At the size that the gates chose, a needle among distractors is found more often than with H2O.",
-            "accuracy",
-            rule="superior",
-            treatment=_GATE,
-            control={"method": "h2o", "tuned": False},
-            where=_at("niah2"),
-            **_ONE,
-        ),
-        Claim(
-            "follows-marks",
-            "The more marks, the more stays: the rank correlation over prompts is above 0.5.",
-            "marks_correlation",
-            rule="superior",
-            control=0.5,
-            unit=("seed",),
-            treatment={"part": "marks"},
-            where={"beta": MAIN_BETA},
-            fixed="one checkpoint, one gate seed",
-        ),
-        Claim(
-            "heads-differ",
-            "Kept shares differ between heads and layers: their standard deviation in one prompt is above 0.1.",
-            "spread",
-            rule="superior",
-            control=0.1,
-            treatment=_GATE,
-            where=_at("marked"),
-            published="flags differ strongly between heads and layers",
-            **_ONE,
-        ),
-        Claim(
-            "text",
-            "On plain text, at the size that gates chose, bits per byte are at most 1 % above H2O's.",
-            "bits",
-            rule="noninferior",
-            d=0.01,
-            relative=True,
-            treatment=_GATE,
-            control={"method": "h2o", "tuned": False},
-            where={"part": "text"},
-            **_ONE,
-        ),
-        Claim(
-            "same-size",
-            "The gates and H2O hold equally many entries when the answer is complete, within 5 %.",
-            "slots",
-            rule="tie",
-            d=0.05,
-            relative=True,
-            treatment=_GATE,
-            control={"method": "h2o", "tuned": False},
-            where=_at("marked"),
-            **_ONE,
-        ),
-        Claim(
-            "tuning-noninferior",
-            "Fine-tuned on few samples, gates and LoRA are at most two points less accurate than LoRA alone.",
-            "accuracy",
-            rule="noninferior",
-            d=0.02,
-            unit=("seed", "item"),
-            treatment={"method": "gates+lora"},
-            control={"method": "lora"},
-            where={"part": "finetune"},
-            fixed="one checkpoint, one task",
-            published="RTE, gates and LoRA against LoRA alone: +13.9 points while evicting 62.8 % of the tokens",
-        ),
-        Claim(
-            "tuning-improves",
-            "They are more accurate.",
-            "accuracy",
-            rule="superior",
-            unit=("seed", "item"),
-            treatment={"method": "gates+lora"},
-            control={"method": "lora"},
-            where={"part": "finetune"},
-            fixed="one checkpoint, one task",
-            published="RTE, gates and LoRA against LoRA alone: +13.9 points while evicting 62.8 % of the tokens",
-        ),
-        Claim(
-            "tuning-evicts",
-            "They evict at least half of the entries.",
-            "evicted",
-            rule="superior",
-            control=0.5,
-            unit=("seed", "item"),
-            treatment={"method": "gates+lora"},
-            where={"part": "finetune"},
-            fixed="one checkpoint, one task",
-            published="62.8 % evicted",
-        ),
-        Claim(
-            "prefill-overhead",
-            "Gates add less than 15 % to the time that reading 1024 tokens takes.",
-            "prefill_s",
-            rule="noninferior",
-            d=0.15,
-            relative=True,
-            unit=("seed",),
-            treatment={"method": "attention-gate"},
-            control={"method": "full"},
-            where={"part": "speed", "what": "prefill", "context": 1024},
-            fixed="one geometry, one thread",
-            published="minimal compute and memory",
-        ),
-        Claim(
-            "faster",
-            "With 70 % evicted, unequally over heads, decoding at 2048 tokens is faster than with the full cache.",
-            "tokens_per_s",
-            rule="superior",
-            relative=True,
-            unit=("seed",),
-            treatment={"method": "attention-gate"},
-            control={"method": "full"},
-            where={"part": "speed", "what": "decode", "context": 2048},
-            fixed="one geometry, one thread",
-        ),
-        Claim(
-            "rte",
-            "A 7B model fine-tuned on RTE with gates is more accurate than with LoRA alone.",
-            "accuracy",
-            reason="needs a 7B model and RTE; tuning-improves is its small form",
-            published="+13.9 points while evicting 62.8 % of the tokens",
-        ),
-        Claim(
-            "dense",
-            "Where every token is needed again, copying a text, gates trained towards 10 % lose: the full cache gets "
-            "at least two points more of the tokens right.",
-            "token_accuracy",
-            rule="superior",
-            d=0.02,
-            boundary=True,
-            treatment=_FULL,
-            control=_GATE,
-            where=_at("repeat", 0.1),
-            **_ONE,
-        ),
-        Claim(
-            "positions",
-            "Where only the newest tokens matter, there is nothing to learn: a tie with StreamingLLM.",
-            "token_accuracy",
-            rule="tie",
-            d=0.02,
-            boundary=True,
-            treatment=_GATE,
-            control={"method": "streaming-llm", "tuned": False},
-            where=_at("drill"),
-            **_ONE,
-        ),
-        Claim(
-            "short-context",
-            "At 512 tokens of context there is little to save: decode speeds within 25 %.",
-            "tokens_per_s",
-            rule="tie",
-            d=0.25,
-            relative=True,
-            unit=("seed",),
-            boundary=True,
-            treatment={"method": "attention-gate"},
-            control={"method": "full"},
-            where={"part": "speed", "what": "decode", "context": 512},
-            fixed="one geometry, one thread",
-        ),
-    ),
+    claims=CLAIMS,
     example="""\
 import torch
 from pathlib import Path

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from heedful.kv.experiments import RUNTIME
-from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale
+from heedful.kv.experiments._h2o_claims import BYTE, CLAIMS
+from heedful.lab import Cell, Experiment, Figure, Metric, Paper, Row, Scale
 
 if TYPE_CHECKING:
     import polars as pl
 
     from heedful.lab import Context
 
-BYTE, TASK = "byte-1", "task-1"
-TEXT = "text"
+TASK = "task-1"
 MAIN = "ledger:zipf"
 METHODS = ("h2o", "h2o:recent=0", "h2o+window", "streaming-llm", "tova", "local", "random")
 
@@ -64,8 +64,6 @@ def _digests(params: Mapping[str, Any]) -> dict[str, str]:
         held_out.update(path.read_bytes())
     return {name: models.digest(name) for name in (BYTE, TASK)} | {"held-out text": held_out.hexdigest()}
 
-
-_AT_20: dict[str, Any] = {"part": "quality", "share": [0.2]}
 
 experiment = Experiment(
     slug="h2o",
@@ -213,222 +211,14 @@ experiment = Experiment(
     modules=(
         *RUNTIME,
         "heedful.kv.experiments._h2o",
+        "heedful.kv.experiments._h2o_claims",
         "heedful.kv.h2o",
         "heedful.kv.streaming_llm",
         "heedful.kv.tova",
         "heedful.models.tasks",
         "heedful.models.text",
     ),
-    claims=(
-        Claim(
-            "sparse",
-            "In a trained model nearly all attention weights are below 1 % of their row's maximum.",
-            "sparsity",
-            rule="superior",
-            control=0.95,
-            unit=("item",),
-            fixed="one checkpoint",
-            treatment={"part": "structure", "model": BYTE, "twin": False},
-            published="over 95 % in almost all layers of OPT",
-        ),
-        Claim(
-            "sparse-by-training",
-            "Training makes attention sparse; softmax alone does not.",
-            "sparsity",
-            rule="superior",
-            d=0.2,
-            unit=("item",),
-            fixed="one checkpoint",
-            treatment={"twin": False},
-            control={"twin": True},
-            where={"part": "structure", "model": BYTE},
-        ),
-        Claim(
-            "heavy-hitters",
-            "Training concentrates received attention on few entries, sinks left out.",
-            "gini_without_sinks",
-            rule="superior",
-            d=0.1,
-            unit=("item",),
-            fixed="one checkpoint",
-            treatment={"twin": False},
-            control={"twin": True},
-            where={"part": "structure", "model": BYTE},
-            published="accumulated attention follows a power law",
-        ),
-        Claim(
-            "near-full",
-            "At a 20 % budget H2O costs less than 5 % in bits per byte.",
-            "bits_per_byte",
-            rule="noninferior",
-            d=0.05,
-            relative=True,
-            unit=("item",),
-            fixed="one checkpoint, 79 held-out files",
-            treatment={"method": "h2o", "share": 0.2},
-            control={"method": "full"},
-            where={"part": "quality", "task": TEXT},
-            published="within noise of the full cache at 20 %, 8 tasks",
-        ),
-        Claim(
-            "beats-local",
-            "At a 20 % budget H2O predicts text better than the newest entries alone.",
-            "bits_per_byte",
-            rule="superior",
-            d=0.01,
-            relative=True,
-            unit=("item",),
-            fixed="one checkpoint, 79 held-out files",
-            treatment={"method": "h2o"},
-            control={"method": "local"},
-            where={**_AT_20, "task": TEXT},
-            published="Local collapses, near chance on COPA and PIQA",
-        ),
-        Claim(
-            "beats-streaming",
-            "At a 20 % budget H2O predicts text better than sinks and the newest entries.",
-            "bits_per_byte",
-            rule="superior",
-            d=0.0,
-            relative=True,
-            unit=("item",),
-            fixed="one checkpoint, 79 held-out files",
-            treatment={"method": "h2o"},
-            control={"method": "streaming-llm"},
-            where={**_AT_20, "task": TEXT},
-        ),
-        Claim(
-            "recent-part",
-            "Half recent entries are better than heavy hitters alone.",
-            "bits_per_byte",
-            rule="superior",
-            d=0.0,
-            relative=True,
-            unit=("item",),
-            fixed="one checkpoint, 79 held-out files",
-            treatment={"method": "h2o"},
-            control={"method": "h2o:recent=0"},
-            where={**_AT_20, "task": TEXT},
-        ),
-        Claim(
-            "ledger-beats-local",
-            "At a 20 % budget H2O answers more of a long ledger than the newest entries alone.",
-            "accuracy",
-            rule="superior",
-            d=0.05,
-            unit=("item",),
-            fixed="one checkpoint",
-            treatment={"method": "h2o"},
-            control={"method": "local"},
-            where={**_AT_20, "task": "ledger:zipf"},
-        ),
-        Claim(
-            "faster",
-            "At 8192 tokens of context a 20 % budget decodes at least half as fast again.",
-            "tokens_per_s",
-            rule="superior",
-            d=0.5,
-            relative=True,
-            unit=("seed",),
-            fixed="one geometry, one thread",
-            treatment={"method": "h2o", "batch": 1},
-            control={"method": "full", "batch": 1},
-            where={"part": "speed", "context": 8192},
-            published="up to 1.9x lower latency at equal batch",
-        ),
-        Claim(
-            "throughput",
-            "At 8192 tokens of context and equal cache memory, a 20 % budget decodes at least twice as many tokens.",
-            "tokens_per_s",
-            rule="superior",
-            d=1.0,
-            relative=True,
-            unit=("seed",),
-            fixed="one geometry, one thread",
-            treatment={"method": "h2o", "batch": 5},
-            control={"method": "full", "batch": 1},
-            where={"part": "speed", "context": 8192},
-            published="up to 29x other systems, 3x FlexGen",
-        ),
-        Claim(
-            "retained",
-            "The online rule retains at least (1 - 1/e) of the attention mass of the best fixed set (our threshold).",
-            "retained_ratio",
-            rule="superior",
-            control=0.632,
-            unit=("item",),
-            treatment={"part": "retained"},
-            fixed="one checkpoint",
-            published="(1 - a)(1 - 1/e) of the optimum, less b, under assumptions",
-        ),
-        *(
-            Claim(
-                f"knows-{task}",
-                f"With the full cache the model answers at least 95 % of {task}, so that losses are the policy's.",
-                "accuracy",
-                rule="noninferior",
-                control=0.95,
-                unit=("item",),
-                fixed="one checkpoint",
-                treatment={"method": "full"},
-                where={"part": "quality", "task": task},
-            )
-            for task in ("ledger:zipf", "verify", "niah1", "niah1@agnostic", "ledger:oneshot")
-        ),
-        Claim(
-            "late-question",
-            "Where the question about a needle comes after eviction, accumulated mass says nothing: a tie with "
-            "StreamingLLM.",
-            "accuracy",
-            rule="tie",
-            d=0.1,
-            unit=("item",),
-            boundary=True,
-            fixed="one checkpoint",
-            treatment={"method": "h2o"},
-            control={"method": "streaming-llm"},
-            where={**_AT_20, "task": "niah1@agnostic"},
-        ),
-        Claim(
-            "oneshot",
-            "Where each entry is needed once and late, accumulated mass says nothing: a tie with StreamingLLM.",
-            "accuracy",
-            rule="tie",
-            d=0.1,
-            unit=("item",),
-            boundary=True,
-            fixed="one checkpoint",
-            treatment={"method": "h2o"},
-            control={"method": "streaming-llm"},
-            where={**_AT_20, "task": "ledger:oneshot"},
-        ),
-        Claim(
-            "whole-budget",
-            "With a budget of the whole sequence nothing changes.",
-            "bits_per_byte",
-            rule="tie",
-            d=1e-6,
-            unit=("item",),
-            boundary=True,
-            treatment={"method": "h2o", "share": 1.0},
-            control={"method": "full"},
-            where={"part": "quality", "task": TEXT},
-        ),
-        Claim(
-            "short-context",
-            "At 512 tokens of context there is little to save: speeds within 25 %.",
-            "tokens_per_s",
-            rule="tie",
-            d=0.25,
-            relative=True,
-            unit=("seed",),
-            boundary=True,
-            fixed="one geometry, one thread",
-            treatment={"method": "h2o", "batch": 1},
-            control={"method": "full", "batch": 1},
-            where={"part": "speed", "context": 512},
-        ),
-    ),
+    claims=CLAIMS,
     example="""\
 from heedful import models
 from heedful.kv import H2O

@@ -11,7 +11,8 @@ import numpy as np
 
 from heedful.lab import Cell, Context, Row, data
 from heedful.serving import loads
-from heedful.serving.experiments.past_future import ENGINE, FAMILIES, OTHERS, PATIENCE, SETTINGS, TRACES
+from heedful.serving.experiments._past_future_claims import ENGINE, FAMILIES, TRACES
+from heedful.serving.experiments.past_future import OTHERS, PATIENCE, SETTINGS
 from heedful.serving.logs import Log, read_log
 from heedful.serving.schedulers import make
 from heedful.serving.service import Limits, service
