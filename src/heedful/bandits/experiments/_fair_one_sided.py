@@ -36,6 +36,10 @@ _PESSIMISM = 500.0
 """Loss at first of a rule that accepts everybody."""
 
 
+_USUAL_PANEL = Cell.of(regime="plain", members=5, gamma=0.5)
+"""What :func:`panel_of` reads of a cell under the usual panel."""
+
+
 @lru_cache(maxsize=8)
 def pool_of(name: str, good_rate: float | None) -> Applicants:
     if name == "made":
@@ -58,8 +62,8 @@ def panel_of(cell: Cell, pool: Applicants, seed: int) -> Any:
     slack = _WIDE if regime == "wide" else _USUAL
 
     def drawn(*words: int) -> Panel:
-        rng = np.random.default_rng([seed, 3, *words])
-        return Panel.random(features, cell["members"], rng, gamma=cell["gamma"], slack=slack)
+        rng, group = np.random.default_rng([seed, 3, *words]), 1.0 if regime == "biased" else 0.0
+        return Panel.random(features, cell["members"], rng, gamma=cell["gamma"], slack=slack, group=group)
 
     return drawn if regime == "changing" else drawn()
 
@@ -116,12 +120,21 @@ def _one(cell: Cell, seed: int, rounds: int) -> dict[str, Any]:
     learner = method.start(rules, PEOPLE, seed, prior)
     history = play(learner, pool, panel, arrivals_of(pool, rounds, PEOPLE, seed))
     row = summary(history) | {"seed": seed - cell["first_seed"]}
+    if cell["part"] == "biased":
+        row["panel_rate"] = _would_report(history, pool, panel_of(_USUAL_PANEL, pool, seed))
     if isinstance(method, ContextSemiBanditFTPL):
         row["calls"] = float(learner.state.calls[0] / rounds)
     if cell["part"] in ("main", "exponents"):
         fair = _fair(cell["people"], cell["rules"], cell["members"], cell["gamma"], seed, rounds)
         row |= _against(history, pool, rules, fair, method)
     return row
+
+
+def _would_report(history: History, pool: Applicants, panel: Panel) -> float:
+    """In which share of the last quarter of rounds a panel would report the policy that was played."""
+    last = range(len(history.errors) - max(1, len(history.errors) // 4), len(history.errors))
+    found = [panel.report(pool.features[history.arrivals[t]], history.treatment[t]) is not None for t in last]
+    return float(np.mean(found))
 
 
 def summary(history: History) -> dict[str, Any]:

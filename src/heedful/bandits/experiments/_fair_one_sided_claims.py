@@ -110,6 +110,17 @@ CLAIMS = (
         published="any dynamically chosen panel",
     ),
     Claim(
+        "biased-auditor",
+        "A single auditor, who takes people of different groups for different, is no panel: under him Exp2 (price 8) "
+        "treats a pair as the usual panel would report in at least 0.02 more of the rounds than under that panel.",
+        "panel_rate",
+        d=0.02,
+        unit=("seed",),
+        treatment={"members": 5},
+        control={"regime": "biased"},
+        where={"part": "biased"},
+    ),
+    Claim(
         "ftpl-fair",
         "FTPL with a price of 8 halves Exp2's violation rate without one.",
         "violation_rate",

@@ -16,6 +16,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
         (["main"], _main),
         (["exponents"], _growth),
         (["panel"], _panels),
+        (["biased"], _auditors),
         (["explore"], _exploring),
         (["stumps", "oracle-time"], _oracles),
     ):
@@ -103,6 +104,34 @@ def _panels(rows: pl.DataFrame) -> Figure:
         chart,
         table,
         "Exp2 with a price of 8 under panels of different sizes and majorities; last quarter, means over seeds.",
+    )
+
+
+def _auditors(rows: pl.DataFrame) -> Figure:
+    watching = pl.format("{} {}", pl.col("members"), pl.col("regime")).replace_strict(
+        {"5 plain": "the usual panel", "1 plain": "one auditor", "1 biased": "one biased auditor"}
+    )
+    table = (
+        rows.group_by(watching.alias("watching"))
+        .agg(pl.col("error", "violation_rate", "panel_rate", "accepted").mean())
+        .sort("panel_rate")
+    )
+    chart = (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X("panel_rate:Q", title="rounds that the usual panel would report"),
+            y=alt.Y("watching:N", title=None, sort=None),
+            tooltip=["watching", *(alt.Tooltip(n, format=".3f") for n in ("panel_rate", "violation_rate", "error"))],
+        )
+        .properties(width=340, height=110)
+    )
+    return Figure(
+        "A single auditor in place of the panel",
+        chart,
+        table,
+        "Exp2 with a price of 8, watched by five auditors, by one of their kind, and by one who takes people of "
+        "different groups for different; last quarter, means over seeds.",
     )
 
 

@@ -78,6 +78,9 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> 
         for price in (0.0, 8.0):
             yield _cell("changing", people, "exp2", price, rounds, regime="changing")
             yield _cell("wide", people, "exp2", price, rounds, regime="wide")
+        yield _cell("biased", people, "exp2", 8.0, rounds)
+        for regime in ("plain", "biased"):
+            yield _cell("biased", people, "exp2", 8.0, rounds, members=1, regime=regime)
         for method in ("exp2", "full-information", "naive-weights"):
             mix = 0.0 if method == "naive-weights" else MIX
             yield _cell("pessimistic", people, method, 0.0, rounds, regime="pessimistic", mix=mix)
@@ -137,6 +140,12 @@ experiment = Experiment(
     metrics=(
         Metric("error", "1", "lower", "Expected errors per person in the last quarter, rejected people included."),
         Metric("violation_rate", "1", "lower", "Share of the last quarter's rounds in which a pair was reported."),
+        Metric(
+            "panel_rate",
+            "1",
+            "lower",
+            "Share of rounds, in the last quarter, in which the usual panel would report a pair, whoever watches.",
+        ),
         Metric("cost", "1", "lower", "Errors per person, all rounds, a report counting as one error."),
         Metric("accepted", "1", "neither", "Share of people who were accepted in the last quarter."),
         Metric("violations", "1", "lower", "Rounds in which a pair was reported."),

@@ -105,8 +105,10 @@ def _areas(summaries: pl.DataFrame) -> Figure:
         .agg(pl.col("goodput_share").mean())
         .sort("goodput_share", "method", descending=[True, False])
     )
-    data = summaries.group_by("workload", "method").agg(
-        pl.col("goodput_share").mean(), pl.col("area_whole").mean(), pl.col("sustained").mean()
+    data = (
+        summaries.group_by("workload", "method")
+        .agg(pl.col("goodput_share").mean(), pl.col("area_whole").mean(), pl.col("sustained").mean())
+        .sort("workload", "method")
     )
     chart = (
         alt.Chart(data)
@@ -132,7 +134,8 @@ def _areas(summaries: pl.DataFrame) -> Figure:
 
 
 def _patience(patient: pl.DataFrame) -> Figure:
-    data = _named(patient.group_by("method", "patience").agg(pl.col("patient_share").mean())).sort("patience")
+    data = _named(patient.group_by("method", "patience").agg(pl.col("patient_share").mean()))
+    data = data.sort("patience", "scheduler")
     chart = (
         alt.Chart(data)
         .mark_line(point=True, clip=True)
