@@ -106,8 +106,8 @@ CLAIMS = (
     *(
         Claim(
             f"near-oracle-fair-{env}",
-            f"On {_NAMES[env]} OFS's steady violation is at most 0.005 above that of the best feasible threshold, so that "
-            "its reward is not bought with gaps (added after a first run).",
+            f"On {_NAMES[env]} OFS's steady violation is at most 0.005 above that of the best feasible threshold: its "
+            "reward is not bought with gaps (added after a first run).",
             "excess",
             rule="noninferior",
             d=0.005,
