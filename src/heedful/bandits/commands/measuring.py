@@ -148,7 +148,7 @@ class Work:
         for i in range(len(past)):
             x = first[i, None, None] if method.linear else np.zeros((1, 0, 0))
             p = chances[i : i + 1] if len(chances) > 1 else one
-            method.learn(learner.state, x, past.actions[i : i + 1], p, told[i : i + 1])
+            method.learn_logged(learner.state, x, past.actions[i : i + 1], p, told[i : i + 1])
         rewards, matches = self.scaled(log.rewards), np.zeros(len(log), dtype=np.bool_)
         for i in range(len(log)):
             mask = log.feasible[i if len(log.feasible) > 1 else 0]
