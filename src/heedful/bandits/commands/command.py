@@ -276,7 +276,10 @@ def _note(share: float, by_days: bool, names: Any, clip: float | None, work: Wor
             "log depended on beside the context biases every weighted estimate."
         )
     if clip is not None:
-        parts.append(f"Weights are at most {clip:g}, which biases estimates towards 0.")
+        parts.append(
+            f"Weights are at most {clip:g} in estimates, which biases them; ESS, max w and mean w are of the weights "
+            "as they are."
+        )
     if work.propensities is None:
         parts.append(
             "Without propensities there is no more than this: no estimate here is safe from what was not logged."
