@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod, Reward
-from heedful.bandits.commands.logs import Encoder, Floats, Log
+from heedful.bandits.commands.encoder import Encoder
+from heedful.bandits.commands.logs import Floats, Log
 from heedful.bandits.commands.options import Contender
 from heedful.bandits.exploring import mask_of
 from heedful.bandits.off_policy import Estimate, Logged, Support
