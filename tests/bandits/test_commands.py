@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from heedful.bandits.commands import logs, made, measuring, options, page, scores
+from heedful.bandits.commands.encoder import Encoder
 from heedful.bandits.exploring import draw
 from heedful.bandits.oracle_policies import ContextualEpsilon
 from heedful.bandits.oracles import LogisticOracle
@@ -65,6 +67,7 @@ def rows_of(log: logs.Log, policies: str, oracle: str = "logistic", **changed: A
 
 
 A_CSV = logs.Source("--log", Path("a.csv"))
+NONE: Any = lambda *_: None  # noqa: E731
 COLUMNS = logs.Columns(None, "action", "reward", "propensity", None, None, "at")
 
 
@@ -72,7 +75,7 @@ def test_a_log_is_read_with_its_types() -> None:
     log = logs.from_table(a_log(), COLUMNS, A_CSV)
     assert log.labels == ("a", "b", "c") and log.contexts.columns == ["shop", "basket"]
     assert log.days is not None and len(np.unique(log.days)) == 40
-    encode = logs.Encoder.of(log.contexts)
+    encode = Encoder.of(log.contexts)
     x = encode(log.contexts)
     assert x.shape == (1200, 5) and x[:, :4].sum() == 1200 and x[:, 3].sum() == 0
     assert x[:, 4].mean() == pytest.approx(0, abs=1e-12) and x[:, 4].std(ddof=1) == pytest.approx(1)
@@ -97,7 +100,7 @@ def test_estimates_know_the_truth_and_policies_only_the_first_half() -> None:
         assert row["problems"] == "" and row["unlogged"] == 0.0 and row["replay"] is None
     half = len(log) // 2
     before, after = log.part(0, half), log.part(half, len(log))
-    encode = logs.Encoder.of(before.contexts)
+    encode = Encoder.of(before.contexts)
     model = LogisticOracle().fit(encode(before.contexts), before.actions, before.rewards, 8)
     scores_ = np.where(after.feasible, model.predict(encode(after.contexts)), -1)
     exact = after.truth[np.arange(half), scores_.argmax(axis=1)].mean()  # type: ignore[index]
@@ -118,6 +121,50 @@ def test_replay_on_a_uniform_log_is_the_mean_of_the_rows_that_match() -> None:
     assert row["replay"] == pytest.approx(after.rewards[matches].mean()) and row["matched"] == matches.sum()
 
 
+def lopsided(n: int = 6000, rare: float = 0.8, seed: int = 0) -> pl.DataFrame:
+    """Offer b is logged in a tenth of the rows, wherever, and brings ``rare`` against 0.5."""
+    rng = np.random.default_rng(seed)
+    taken = rng.random(n) < 0.1
+    return pl.DataFrame(
+        {
+            "x": rng.normal(size=n), "action": np.where(taken, "b", "a"),
+            "reward": (rng.random(n) < np.where(taken, rare, 0.5)).astype(int), "propensity": np.where(taken, 0.1, 0.9),
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["exp3", "batched-exp3"])
+def test_learners_are_told_the_first_half_with_estimated_propensities_too(policy: str) -> None:
+    columns = logs.Columns(("x",), "action", "reward", "propensity", None, None, None)
+    log = logs.from_table(lopsided(), columns, A_CSV)
+    stated = rows_of(log, policy)[policy]
+    before, after = (replace(part, propensities=None) for part in (log.part(0, 3000), log.part(3000, 6000)))
+    work = measuring.Work(before, after, None, None)
+    work.propensities = measuring.estimated_propensities(after, work.contexts)
+    estimate, _ = work.replay(options.read_policies(policy, ["ridge"])[0].learner, 0)  # type: ignore[arg-type]
+    assert estimate.value == pytest.approx(stated["replay"], abs=0.1) and estimate.value > 0.7
+    assert work.before.propensities == pytest.approx(log.propensities[:3000], rel=0.4)  # type: ignore[index]
+
+
+def test_a_replayed_ucb1_goes_on_exploring_as_it_would_have() -> None:
+    columns = logs.Columns(("x",), "action", "reward", "propensity", None, None, None)
+    found = rows_of(logs.from_table(lopsided(2000, rare=0.4), columns, A_CSV), "ucb1,best-action")
+    # 0.4 of about 100 rows lies below 0.5 of 900, and its upper bound far above: the rare offer is tried.
+    assert found["best-action"]["matched"] is None and found["best-action"]["snips"] == pytest.approx(0.5, abs=0.05)
+    assert found["ucb1"]["replay"] == pytest.approx(0.4, abs=0.08) and found["ucb1"]["matched"] < 150
+
+
+def test_clipping_holds_for_replayed_learners_and_support_is_of_the_weights_as_they_are() -> None:
+    columns = logs.Columns(("x",), "action", "reward", "propensity", None, None, None)
+    log = logs.from_table(lopsided(1000), columns, A_CSV)
+    work = measuring.Work(log.part(0, 500), log.part(500, 1000), log.propensities[500:], 2.0)  # type: ignore[index]
+    oracles = options.read_oracles("ridge")
+    for out in measuring.run(work, options.read_policies("round-robin,uniform", oracles), oracles, ("snips",), 0, NONE):
+        (estimate,) = out.estimates.values()
+        assert estimate.denominators.max() == 2.0
+        assert out.support is not None and out.support.max_weight > 2.0
+
+
 def test_rewards_of_any_scale_come_back_in_it() -> None:
     table = a_log()
     plain = rows_of(logs.from_table(table, COLUMNS, A_CSV), "greedy,uniform")
@@ -129,7 +176,7 @@ def test_rewards_of_any_scale_come_back_in_it() -> None:
 
 def test_estimated_propensities_are_close_to_the_true_ones_and_never_0() -> None:
     log = made.payments(0).part(0, 4000)
-    encode = logs.Encoder.of(log.contexts)
+    encode = Encoder.of(log.contexts)
     found = measuring.estimated_propensities(log, encode(log.contexts))
     assert found.min() > 0 and found.max() <= 1
     assert log.propensities is not None
@@ -304,6 +351,36 @@ def test_columns_taken_as_context_are_named_and_those_like_propensities(compare:
         assert "context" not in compare("--log", "a.csv", "--policies", "uniform", *words)[2]
 
 
+def test_a_column_of_numbers_but_for_a_few_values_is_said_to_be_text(compare: Any, tmp_path: Path) -> None:
+    row = pl.int_range(pl.len())
+    text = pl.col("basket").cast(pl.String)
+    table = a_log(200).sample(fraction=1.0, shuffle=True, seed=1)
+    one = table.with_columns(basket=pl.when(row == 9).then(pl.lit("n/a")).otherwise(text))
+    one.write_csv(tmp_path / "one.csv")
+    told = "'basket' is taken as text: it is 'n/a' in line 11, though 99.5 % of its values are numbers"
+    words = ("--policies", "uniform", "--time", "at")
+    assert compare("--log", "one.csv", *words, "--context", "shop,basket")[2].count(f"notice: {told}\n") == 1
+    (stored,), _ = read_comparisons(tmp_path / "runs")
+    assert any(told in fact for fact in stored.facts.values())
+    assert "as text" not in compare("--log", "one.csv", *words, "--context", "shop")[2]
+    table.with_columns(basket=pl.when(row % 5 == 0).then(pl.lit("n/a")).otherwise(text)).write_csv(
+        tmp_path / "many.csv"
+    )
+    assert "as text" not in compare("--log", "many.csv", *words)[2]
+
+
+def test_names_of_actions_that_look_a_little_like_numbers_are_text() -> None:
+    table = a_log().with_columns(action=pl.col("action").replace_strict({"a": "--1", "b": "-2", "c": "10"}))
+    assert logs.from_table(table, COLUMNS, A_CSV).labels == ("-2", "10", "--1")
+
+
+def test_the_largest_numbers_that_are_read_are_computed_with(compare: Any, tmp_path: Path, recwarn: Any) -> None:
+    sign = pl.when(pl.col("reward") > 0).then(1e30).otherwise(-1e30)
+    a_log(300).with_columns(reward=sign, propensity=pl.lit(1e-30), basket=sign).write_csv(tmp_path / "a.csv")
+    assert compare("--log", "a.csv", "--policies", "uniform,greedy,ucb1,linucb,gaussian-thompson")[0] == 0
+    assert [str(each.message) for each in recwarn if each.category is RuntimeWarning] == []
+
+
 def test_rows_are_named_by_their_place_in_the_file_whatever_they_are_sorted_by(compare: Any, tmp_path: Path) -> None:
     shuffled = a_log(200).sample(fraction=1.0, shuffle=True, seed=3)
     row = pl.int_range(pl.len()) == 150
@@ -346,6 +423,19 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing context": ((*LOG, "--context", "shop,colour"), ("no column 'colour'",)),
     "times as context": (("--log", "a.parquet", "--context", "at"), ("'at'", "cannot be a context")),
     "reward as context": ((*LOG, "--context", "shop,reward"), ("'reward' cannot be a context: it is not there",)),
+    "reward as place": ((*LOG, "--position", "reward"), ("'reward' is named by --reward and --position",)),
+    "action as place": ((*LOG, "--position", "action"), ("'action' is named by --action and --position",)),
+    "action as reward": ((*LOG, "--reward", "action"), ("'action' is named by --action and --reward",)),
+    "propensity as time": ((*LOG, "--time", "propensity"), ("'propensity' is named by --propensity and --time",)),
+    "sets as context": (
+        (*LOG, "--context", "shop,there", "--actions-column", "there"),
+        ("'there' is named by --context and --actions-column",),
+    ),
+    "huge reward": (("--log", "huge.csv"), ("'reward' is 1e+300 in line 5; beyond 1e+30",)),
+    "least propensity": (("--log", "least.csv"), ("in (0, 1], is 1e-200 in line 5; below 1e-30",)),
+    "nan as time": (("--log", "when.csv", "--time", "at"), ("'at' is nan in line 5; it must be a finite number",)),
+    "no reward at all": (("--log", "unpaid.csv"), ("'reward' is missing in line 2",)),
+    "endless clip": ((*LOG, "--clip", "inf"), ("--clip inf: must be a number above 0",)),
     "no context": ((*LOG, "--context", ","), ("--context is empty",)),
     "lists as actions": (("--log", "lists.parquet"), ("'action' must hold text or numbers, holds List",)),
     "propensity 0": (("--log", "zero.csv"), ("'propensity' must lie in (0, 1], is 0 in line 5",)),
@@ -379,7 +469,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no group": ((*PEOPLE, "--groups", ","), ("--groups is empty",)),
     "few people": ((*PEOPLE, "--split", "5%"), ("thresholds are found on has 15 people; it needs 50",)),
     "no outcome": ((*PEOPLE, "--outcome", "y"), ("no column 'y'",)),
-    "odd outcome": ((*PEOPLE, "--outcome", "score"), ("'score' must be 0, 1 or missing",)),
+    "odd outcome": ((*PEOPLE, "--outcome", "again"), ("'again' must be 0, 1 or missing",)),
+    "score as group": ((*PEOPLE, "--group", "score"), ("'score' is named by --score and --group",)),
+    "nothing observed": (("--scores", "unseen.csv"), ("no outcome was observed: 'outcome' is missing in every row",)),
+    "infinite outcome": (("--scores", "infinite.csv", "--groups", "A,B"), ("'outcome' is inf in line 252",)),
+    "huge gain": ((*PEOPLE, "--gain", "inf"), ("--gain inf: must be a number of at most 1e+30",)),
     "folder": ((*LOG, "--out", "a.csv"), ("cannot write to a.csv",)),
 }
 
@@ -396,6 +490,10 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "nan": (pl.when(row).then(float("nan")).otherwise("basket").alias("basket"),),
         "null": (pl.when(row).then(None).otherwise("action").alias("action"),),
         "empty": (pl.when(row).then(pl.lit("|")).otherwise("there").alias("there"),),
+        "huge": (pl.when(row).then(1e300).otherwise("reward").alias("reward"),),
+        "least": (pl.when(row).then(1e-200).otherwise("propensity").alias("propensity"),),
+        "when": (pl.when(row).then(float("nan")).otherwise("basket").alias("at"),),
+        "unpaid": (pl.lit(None).alias("reward"),),
         "other": (pl.when(row).then(pl.lit("z")).otherwise("there").alias("there"),),
     }  # fmt: skip
     for name, change in changes.items():
@@ -404,7 +502,12 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table.with_columns(action=pl.concat_list("action")).write_parquet(folder / "lists.parquet")
     table.write_parquet(folder / "a.parquet")
     (folder / "a.txt").write_text("x")
-    people(300).write_csv(folder / "p.csv")
+    people(300).with_columns(again="score").write_csv(folder / "p.csv")
+    some = people(300)
+    some.with_columns(outcome=pl.lit(None)).write_csv(folder / "unseen.csv")
+    of_c = pl.when(pl.int_range(300) < 100).then(pl.lit("C")).otherwise("group")
+    infinite = pl.when(pl.int_range(300) == 250).then(float("inf")).otherwise("outcome")
+    some.with_columns(group=of_c, outcome=infinite).write_csv(folder / "infinite.csv")
     return folder
 
 

@@ -329,6 +329,74 @@ def test_exp3_keeps_its_regret_bound_against_the_best_action() -> None:
     assert best - got.mean() <= 2.63 * math.sqrt(rounds * k * math.log(k))
 
 
+# what others decided
+
+OWN = {
+    "ar2": {"triggered"},  # whose turn comes is worked out while deciding
+    "batched-exp3": {"held", "chance"},  # a batch of its own, which what others decided does not touch
+    "round-robin": {"following"},  # a fixed order, whatever others did
+}
+"""Parts of a state that a log says nothing about, beside random streams."""
+
+
+@pytest.mark.parametrize("spec", ARMS)
+def test_learning_from_a_log_leaves_the_state_of_having_decided_it(spec: str) -> None:
+    method, rounds, k, d = make(spec), 60, 4, 3
+    shape = (k, d) if method.per_action else (d,)
+    rng = np.random.default_rng(7)
+    contexts, rewards, actions = rng.normal(size=(rounds, *shape)), rng.random(rounds), rng.integers(0, k, rounds)
+    own, told = method.start(k, d, seed=1), method.start(k, d, seed=1)
+    for t in range(rounds):
+        choice = own.decide(contexts[t], np.arange(k) == actions[t])  # nothing else is feasible
+        own.update(Reward(choice.token, rewards[t]))
+        x = contexts[t].reshape(1, -1, d) if method.linear else np.zeros((1, 0, 0))
+        method.learn_logged(told.state, x, actions[t : t + 1], np.ones(1), rewards[t : t + 1])
+    parts = set(told.state._fields) - {"words"} - OWN.get(method.name, set())
+    assert parts or method.name in ("uniform", "round-robin")
+    for name in parts:
+        assert np.array_equal(getattr(told.state, name), getattr(own.state, name)), name
+    masks = world(3, rounds, k)[1]
+    for t in range(rounds):
+        choice = told.decide(contexts[t], masks[t])
+        assert 0 <= choice.action < k and masks[t][choice.action]
+        told.update(Reward(choice.token, rewards[t]))
+    batch = told.decide_batch(rounds, contexts, masks)
+    assert masks[np.arange(rounds), batch.actions].all()
+
+
+def test_ucb1_counts_what_others_decided_among_the_plays() -> None:
+    learner, k, one = UCB1().start(3), 3, np.ones(1)
+    got: list[list[float]] = [[] for _ in range(k)]
+    rewards = (np.random.default_rng(0).random((300, k)) < [0.5, 0.45, 0.55]).astype(float)
+    for t in range(150):
+        action = (0, 0, 0, 1, 2)[t % 5]
+        learner.method.learn_logged(learner.state, np.zeros((1, 0, 0)), np.array([action]), one, rewards[t, [action]])
+        got[action].append(rewards[t, action])
+    for t in range(150, 300):
+        index = [np.mean(got[a]) + math.sqrt(2 * math.log(t) / len(got[a])) for a in range(k)]
+        choice = learner.decide()
+        assert index[choice.action] >= max(index) - 1e-12
+        got[choice.action].append(rewards[t, choice.action])
+        learner.update(Reward(choice.token, rewards[t, choice.action]))
+    assert min(map(len, got)) > 40
+
+
+@pytest.mark.parametrize("spec", ["ucb1", "sliding-window-ucb", "gaussian-thompson"])
+def test_no_action_is_made_up_where_no_index_is_a_number(spec: str) -> None:
+    learner = make(spec).start(2)
+    for action in (0, 1):
+        learner.update(Reward(learner.decide(feasible=np.arange(2) == action).token, 1e308))
+    for sums in learner.state:
+        if sums.dtype == np.float64:
+            sums[...] = np.nan  # as infinity less infinity is
+    before = learner.state.plays.copy() if hasattr(learner.state, "plays") else None
+    with pytest.raises(ValueError, match="too large to be summed"):
+        learner.decide()
+    with pytest.raises(ValueError, match="in row 0"):
+        learner.decide_batch(3)
+    assert before is None or np.array_equal(before, learner.state.plays)
+
+
 # names and parameters
 
 

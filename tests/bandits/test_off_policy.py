@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from heedful.bandits import Logged
 from heedful.bandits.exploring import draw
-from heedful.bandits.off_policy import plays
+from heedful.bandits.generations import calibration_error
+from heedful.bandits.lending import Pool
+from heedful.bandits.off_policy import Estimate, plays
+from heedful.bandits.populations import Scored, ScoreTable
 
 
 def world(seed: int, n: int = 400, k: int = 4) -> dict[str, Any]:
@@ -135,7 +139,18 @@ def test_plays_by_hand() -> None:
         ({"rewards": np.array([1.0, np.inf])}, "rewards: must be 2 finite numbers"),
         ({"actions": np.array([0, 2])}, r"actions: must lie in \[0, 1\]"),
         ({"actions": np.array([], dtype=int)}, "at least one row"),
-        ({"covered": np.ones((3, 2), dtype=bool)}, "covered"),
+        ({"covered": np.ones((3, 2), dtype=bool)}, r"covered: must have shape \[2, K\], has \[3, 2\]"),
+        ({"covered": [1, 1]}, r"covered: must be a mask of shape \[K\] or \[n, K\], is int64 \[2\]"),
+        ({"covered": True}, "covered: must be a mask"),
+        ({"covered": np.array([[True, True], [True, False]])}, "covered: action 1 was logged in row 1, where it says"),
+        ({"covered": [False, True]}, "covered: action 0 was logged in row 0"),
+        ({"actions": [0.0, 0.5]}, "actions: must be whole numbers, are float64"),
+        ({"actions": [0.0, np.nan]}, "actions: must be whole numbers"),
+        ({"actions": [False, True]}, "actions: must be whole numbers, are bool"),
+        ({"actions": ["a", "b"]}, "actions: must be whole numbers"),
+        ({"actions": np.array([[0], [1]])}, r"actions: must have shape \[n\], has \[2, 1\]"),
+        ({"rewards": [1.0]}, r"rewards: must have shape \[2\], has \[1\]"),
+        ({"rewards": ["a", 1.0]}, "rewards: must be 2 finite numbers"),
     ],
 )
 def test_logs_that_are_none_are_refused(change: dict[str, Any], message: str) -> None:
@@ -153,8 +168,64 @@ def test_policies_that_are_none_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             log.weights(policy)
+    with pytest.raises(ValueError, match=r"policy: must be .* finite numbers, is nan in row 1"):
+        log.support([[0.5, 0.5], [np.nan, 1.0]])
+    with pytest.raises(ValueError, match=r"predicted: must be \[2, 2\] finite numbers, is nan in row 0"):
+        log.estimates([[0.5, 0.5], [0.5, 0.5]], [[np.nan, 0.5], [0.5, 0.5]])
     fine = np.full((2, 2), 0.5)
     with pytest.raises(ValueError, match="clip=0"):
         log.weights(fine, clip=0)
     with pytest.raises(ValueError, match="predicted: must have shape"):
         log.estimates(fine, np.ones((2, 3)))
+
+
+def test_lists_and_whole_floats_mean_what_arrays_mean() -> None:
+    arrays = Logged(np.array([0, 1]), np.array([1.0, 0.5]), np.array([0.5, 0.25]), np.ones(2, dtype=bool))
+    lists = Logged([0.0, 1.0], [1, 0.5], [0.5, 0.25], [True, True])  # type: ignore[arg-type]
+    policy, predicted = [[0.4, 0.6], [1, 0]], [[0.5, 0.25], [0, 1]]
+    assert lists.actions.dtype == np.int64 and lists.support(policy) == arrays.support(np.array(policy))
+    got = lists.estimates(policy, predicted)
+    for name, known in arrays.estimates(np.array(policy), np.array(predicted)).items():
+        assert got[name].value == known.value and got[name].interval() == known.interval()
+    assert Estimate("ips", [1, 2], [1, 1]).value == 1.5  # type: ignore[arg-type]
+    assert plays([[0.5, 0.5], [0.1, 0.9]], [1, 1]).realised.tolist() == [0, 2]
+
+
+def test_estimates_and_plays_that_are_none_are_refused() -> None:
+    for call, message in (
+        (lambda: Estimate("ips", np.ones(2), np.ones(3)), r"numerators: must have shape \[3\]"),
+        (lambda: Estimate("ips", np.array([1.0, np.nan]), np.ones(2)), "numerators: must be 2 finite"),
+        (lambda: plays([0.5, 0.5], [0]), "probabilities: must have shape"),
+        (lambda: plays([[0.5, 0.5]], [0, 1]), r"actions: must have shape \[1\], has \[2\]"),
+        (lambda: plays([[0.5, 0.5]], [2]), r"actions: must lie in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_people_and_tables_of_scores_may_be_lists_and_are_checked() -> None:
+    made = Scored([0.2, 0.9], [0, 1], [True, False])  # type: ignore[arg-type]
+    assert made.groups.dtype == np.int64 and made.outcomes.tolist() == [1, 0]
+    Pool(cohort=10, people=made)
+    table = ScoreTable([0, 50, 100], [[0.2, 0.3, 0.5], [0.5, 0.5, 0]], [[0, 0.5, 1], [0, 0.4, 0.9]], 0.3)  # type: ignore[arg-type]
+    assert table.shares.shape == (2, 3) and table.scores.dtype == np.float64
+    for call, message in (
+        (lambda: Scored(["a", "b"], [0, 1], [1, 0]), "scores: must be numbers"),  # type: ignore[arg-type]
+        (lambda: Scored([0.2, 0.9], [0, 1], [1]), "as many groups and outcomes"),  # type: ignore[arg-type]
+        (lambda: replace(made, scores=[0.2, np.nan]), r"scores: must be in \[0, 1\]"),
+        (lambda: replace(made, groups=["a", "b"]), "groups: must be 0 and 1"),
+        (lambda: replace(table, scores=[0, 50, 50]), "scores: must be a list of increasing"),
+        (lambda: replace(table, scores=[0, 50, 101]), r"scores: must be in \[0, 100\]"),
+        (lambda: replace(table, shares=[[0.2, 0.3, 0.5]]), r"shares: .*\[2, 3\], has \[1, 3\]"),
+        (lambda: replace(table, shares=table.shares * 0.5), "shares: rows must sum to 1"),
+        (lambda: replace(table, repaid=table.repaid * np.nan), r"repaid: must be numbers in \[0, 1\]"),
+        (lambda: replace(table, share=2.0), "share=2.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_calibration_needs_as_many_rewards_as_predictions() -> None:
+    for predicted, rewards in (([0.5, 0.5], [1.0]), ([[0.5]], [[1.0]]), ([], [])):
+        with pytest.raises(ValueError, match="predicted: must be as many numbers as rewards"):
+            calibration_error(predicted, rewards)

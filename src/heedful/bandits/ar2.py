@@ -67,20 +67,42 @@ def _next(rewards, played, triggered, clock, feasible, alpha, width):  # type: i
 
 
 @numba.njit(cache=True, nogil=True)
+def _restart(played, triggered, clock, epoch):  # type: ignore[no-untyped-def]
+    """Forgets everything about one lane if its epoch is over."""
+    if clock[0] == epoch:
+        clock[0] = 0
+        played[:], triggered[:] = NEVER, NEVER
+
+
+@numba.njit(cache=True, nogil=True)
+def _play(k, played, clock):  # type: ignore[no-untyped-def]
+    """Notes that one lane plays an action."""
+    played[k] = clock[0]
+    clock[0] += 1
+    clock[2], clock[1] = clock[1], k
+
+
+@numba.njit(cache=True, nogil=True)
+def _play_logged(played, triggered, clock, epoch, actions):  # type: ignore[no-untyped-def]
+    for s in range(len(actions)):
+        k = actions[s]
+        _restart(played[s], triggered[s], clock[s], epoch)
+        _play(k, played[s], clock[s])
+        triggered[s, k] = NEVER  # what it was to be played for has been done
+
+
+@numba.njit(cache=True, nogil=True)
 def choose(rewards, played, triggered, clock, feasible, alpha, width, epoch, step, actions):  # type: ignore[no-untyped-def]
     bad = refused(feasible)
     if bad:
         return bad
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
-        if clock[s, 0] == epoch:
-            clock[s, 0] = 0
-            played[s], triggered[s] = NEVER, NEVER
+        _restart(played[s], triggered[s], clock[s], epoch)
         k = _next(rewards[s], played[s], triggered[s], clock[s], row, alpha, width)
-        played[s, k] = clock[s, 0]
-        clock[s, 0] += 1
-        clock[s, 2], clock[s, 1] = clock[s, 1], k
         actions[i] = k
+        if k >= 0:
+            _play(k, played[s], clock[s])
     return 0
 
 
@@ -127,3 +149,8 @@ class AR2(ArmMethod):
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         state.rewards[np.arange(len(actions)), actions] = rewards
+
+    def learn_logged(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
+        epoch = self.constants(state.rewards.shape[1])[2]
+        _play_logged(state.played, state.triggered, state.clock, epoch, actions)
+        self.learn(state, contexts, actions, chances, rewards)

@@ -156,7 +156,7 @@ class ArmMethod(Method):
             contexts: float64 ``[n, 1 or K, d]``; ``[n, 0, 0]`` without context.
             feasible: bool ``[1 or n, K]``.
             step: 0 or 1.
-            actions: int64 ``[n]``, filled in.
+            actions: int64 ``[n]``, all -1, filled in; -1 is left where no action's index is a number.
             chances: float64 ``[n]``, all 1, filled in unless the rule is deterministic or draws are returned.
 
         Returns:
@@ -169,6 +169,16 @@ class ArmMethod(Method):
     def learn(self, state: Any, contexts: Floats, actions: NDArray[np.int64], chances: Floats, rewards: Floats) -> None:
         """Learns one reward per lane; arrays have the leading axis of lanes, contexts as in :meth:`choose`."""
         raise NotImplementedError
+
+    def learn_logged(
+        self, state: Any, contexts: Floats, actions: NDArray[np.int64], chances: Floats, rewards: Floats
+    ) -> None:
+        """Learns, as :meth:`learn`, from decisions of somebody else, which :meth:`choose` knows nothing of.
+
+        Methods that note in ``choose`` what they decide note it here, so that the state is that of a learner that made
+        these decisions itself. ``chances`` are those of whoever decided.
+        """
+        self.learn(state, contexts, actions, chances, rewards)
 
     def start(
         self, actions: int, features: int = 0, seed: int = 0,
@@ -246,6 +256,12 @@ class _Arms(Learner[Any]):
             return chances, self._supported and not np.isnan(chances).any()
         return partial(chance_of_largest, self.method.family, draws, mask.copy(), actions), True
 
+    def _check_decided(self, actions: NDArray[np.int64]) -> None:
+        """Raises ValueError if for some row nothing could be decided: sums of numbers have overflowed."""
+        if len(actions) and actions.min() < 0:
+            where = f" in row {int(actions.argmin())}" if len(actions) > 1 else ""
+            raise ValueError(f"rewards, context: too large to be summed; no action's index is a number{where}")
+
     def _refuse(self, code: int) -> NoReturn:
         where = f" in row {abs(code) - 1}" if abs(code) > 1 else ""
         if code > 0:
@@ -278,15 +294,18 @@ class ArmLearner(_Arms):
             context: float64 ``[d]``, or ``[K, d]`` for methods that are ``per_action``; ignored without context.
             feasible: bool ``[K]``: which actions may be chosen now; None: all.
 
-        Raises ValueError for a context of another shape or that is not finite, for a mask of another shape, and if no
-        action is feasible.
+        Raises ValueError for a context of another shape or that is not finite, for a mask of another shape, if no
+        action is feasible, and if numbers were too large to be summed, so that no action's index is a number.
         """
         contexts = self._contexts(context, None) if self._linear else self._no_contexts
         mask = self._all if feasible is None and not self._per_action else self._feasible(feasible, contexts, 1)
+        self._action[0] = -1
         code, draws = self.method.choose(self.state, contexts, mask, 0, self._action, self._chance)
         if code:
             self._refuse(code)
         action, chance = int(self._action[0]), float(self._chance[0])
+        if action < 0:
+            self._check_decided(self._action)
         token = self.ledger.issue((contexts, action, chance) if self._linear else (action, chance))
         if draws is None:
             return Choice(token, action, chance, self._supported and chance == chance)
@@ -306,10 +325,11 @@ class ArmLearner(_Arms):
         rows = whole("rows", rows, least=0)
         given = self._contexts(contexts, rows) if self._linear else np.zeros((rows, 0, 0))
         mask = self._feasible(feasible, given, rows)
-        actions, chances = np.empty(rows, dtype=np.int64), np.ones(rows)
+        actions, chances = np.full(rows, -1), np.ones(rows)
         code, draws = self.method.choose(self.state, given, mask, 0, actions, chances)
         if code:
             self._refuse(code)
+        self._check_decided(actions)
         columns: list[Any] = [actions.tolist(), chances.tolist()]
         if self._linear:
             columns.insert(0, given[:, None])
@@ -352,10 +372,11 @@ class ArmLanes(_Arms):
         """
         contexts = self._contexts(context, self.lanes) if self._linear else self._no_contexts
         mask = self._feasible(feasible, contexts, self.lanes)
-        actions, chances = np.empty(self.lanes, dtype=np.int64), np.ones(self.lanes)
+        actions, chances = np.full(self.lanes, -1), np.ones(self.lanes)
         code, draws = self.method.choose(self.state, contexts, mask, 1, actions, chances)
         if code:
             self._refuse(code)
+        self._check_decided(actions)
         token = self.ledger.issue((contexts, actions, chances) if self._linear else (actions, chances))
         late, supported = self._late(draws, mask, actions, chances)
         return Choices(actions, late, supported, token)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
-from heedful.bandits.kernels import Means, add_rewards, no_means, refused, untold
+from heedful.bandits.kernels import Means, add_plays, add_rewards, no_means, refused, untold
 from heedful.bandits.streams import uniform
 
 
@@ -73,3 +73,7 @@ class EpsilonGreedy(ArmMethod):
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         add_rewards(state.told, state.means, actions, rewards)
+
+    def learn_logged(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
+        add_plays(state.plays, actions)
+        self.learn(state, contexts, actions, chances, rewards)

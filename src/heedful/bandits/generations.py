@@ -185,8 +185,13 @@ class Generations:
 
 def calibration_error(predicted: ArrayLike, rewards: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error: over bins of equal count of predictions, the mean distance between what was
-    predicted and what came, in [0, 1] for both in [0, 1]."""
+    predicted and what came, in [0, 1] for both in [0, 1].
+
+    Raises ValueError unless both are as many numbers, at least one.
+    """
     p, y = np.asarray(predicted, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
+    if p.ndim != 1 or p.shape != y.shape or not len(p):
+        raise ValueError(f"predicted: must be as many numbers as rewards, is {list(p.shape)} for {list(y.shape)}")
     parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
     return float(sum(abs(p[part].mean() - y[part].mean()) * len(part) for part in parts) / len(p))
 

@@ -1,4 +1,4 @@
-"""Compiled pieces that several methods share: refusing bad rows, and means of what each action brought."""
+"""Compiled pieces that several methods share: refusing bad rows, plays, and means of what each action brought."""
 
 from __future__ import annotations
 
@@ -64,6 +64,13 @@ def untold(plays, told, feasible):  # type: ignore[no-untyped-def]
         if feasible[k] and told[k] == 0 and (found < 0 or plays[k] < plays[found]):
             found = k
     return found
+
+
+@numba.njit(cache=True, nogil=True)
+def add_plays(plays, actions):  # type: ignore[no-untyped-def]
+    """Counts one decision per lane."""
+    for s in range(len(actions)):
+        plays[s, actions[s]] += 1
 
 
 @numba.njit(cache=True, nogil=True)

@@ -30,6 +30,36 @@ LEAST_ESS, MOST_UNCOVERED = 100.0, 0.01
 """Below, or above, a log does not carry a policy."""
 
 
+def _finite(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Floats:
+    """Numbers as float64 of that shape. Raises ValueError, naming them, for another shape and what is not finite."""
+    form = str(shape[0]) if len(shape) == 1 else str(list(shape))
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: must be {form} finite numbers") from None
+    if array.shape != shape:
+        raise ValueError(f"{name}: must have shape {list(shape)}, has {list(array.shape)}")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        row = int(np.argwhere(bad)[0, 0])
+        raise ValueError(f"{name}: must be {form} finite numbers, is {array[bad][0]:g} in row {row}")
+    return array
+
+
+def _actions(values: ArrayLike, number: int) -> NDArray[np.int64]:
+    """Numbers of actions as int64 ``[n]``. Raises ValueError for another shape, none, and what is no action."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"actions: must have shape [n], has {list(array.shape)}")
+    if not len(array):
+        raise ValueError("actions: a log needs at least one row")
+    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and (array != np.floor(array)).any()):
+        raise ValueError(f"actions: must be whole numbers, are {array.dtype}")
+    if not ((array >= 0) & (array < number)).all():
+        raise ValueError(f"actions: must lie in [0, {number - 1}]")
+    return array.astype(np.int64, copy=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """The value of a policy, a ratio of two means over rows.
@@ -38,11 +68,18 @@ class Estimate:
         name: which estimator.
         numerators: float64 ``[n]``.
         denominators: float64 ``[n]``; all 1 but for ``snips``.
+
+    Raises ValueError for numbers that are not finite, or not as many of both.
     """
 
     name: str
     numerators: Floats
     denominators: Floats
+
+    def __post_init__(self) -> None:
+        shape = (np.size(self.denominators),)
+        for name in ("numerators", "denominators"):
+            object.__setattr__(self, name, _finite(name, getattr(self, name), shape))
 
     @property
     def value(self) -> float:
@@ -110,8 +147,8 @@ class Logged:
         propensities: float64 ``[n]``: with which probability it was done, in (0, 1].
         covered: bool ``[n, K]`` or ``[K]``: which actions could have been logged.
 
-    Raises ValueError for other shapes, no rows, unknown actions, rewards that are not finite and propensities out of
-    range.
+    Raises ValueError for other shapes, no rows, actions that are unknown or that ``covered`` says could not have been
+    logged, rewards that are not finite and propensities out of range.
     """
 
     actions: NDArray[np.int64]
@@ -120,22 +157,31 @@ class Logged:
     covered: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        n, k = len(self.actions), self.covered.shape[-1]
-        if not n:
-            raise ValueError("actions: a log needs at least one row")
-        if self.covered.shape not in ((k,), (n, k)) or self.covered.dtype != np.bool_:
-            raise ValueError(f"covered: must be a mask of shape [{n}, K], has {list(self.covered.shape)}")
-        for name, array in (("rewards", self.rewards), ("propensities", self.propensities)):
-            if array.shape != (n,) or not np.isfinite(array).all():
-                raise ValueError(f"{name}: must be {n} finite numbers")
-        if self.actions.min() < 0 or self.actions.max() >= k:
-            raise ValueError(f"actions: must lie in [0, {k - 1}]")
-        bad = (self.propensities <= 0) | (self.propensities > 1)
+        covered = np.asarray(self.covered)
+        if covered.ndim not in (1, 2) or covered.dtype != np.bool_:
+            raise ValueError(
+                f"covered: must be a mask of shape [K] or [n, K], is {covered.dtype} {list(covered.shape)}"
+            )
+        k = covered.shape[-1]
+        actions = _actions(self.actions, k)
+        n = len(actions)
+        if covered.ndim == 2 and len(covered) != n:
+            raise ValueError(f"covered: must have shape [{n}, K], has {list(covered.shape)}")
+        rewards, propensities = (_finite(name, getattr(self, name), (n,)) for name in ("rewards", "propensities"))
+        bad = (propensities <= 0) | (propensities > 1)
         if bad.any():
             row = int(bad.argmax())
-            raise ValueError(f"propensities: must lie in (0, 1], is {self.propensities[row]:g} in row {row}")
+            raise ValueError(f"propensities: must lie in (0, 1], is {propensities[row]:g} in row {row}")
+        lost = ~np.broadcast_to(covered, (n, k))[np.arange(n), actions]
+        if lost.any():
+            row = int(lost.argmax())
+            raise ValueError(f"covered: action {actions[row]} was logged in row {row}, where it says that it cannot be")
+        for name, array in (
+            ("actions", actions), ("rewards", rewards), ("propensities", propensities), ("covered", covered),
+        ):  # fmt: skip
+            object.__setattr__(self, name, array)
 
-    def weights(self, policy: Floats, clip: float | None = None) -> Floats:
+    def weights(self, policy: ArrayLike, clip: float | None = None) -> Floats:
         """float64 ``[n]``: the policy's probability of what was done over the log's, at most ``clip``.
 
         Args:
@@ -144,24 +190,29 @@ class Logged:
 
         Raises ValueError for another shape, for rows that are no probabilities, and for a clip that is not above 0.
         """
-        n, k = len(self.actions), self.covered.shape[-1]
-        if policy.shape != (n, k):
-            raise ValueError(f"policy: must have shape [{n}, {k}], has {list(policy.shape)}")
-        if not ((policy >= 0).all() and np.allclose(policy.sum(axis=1), 1.0, rtol=0, atol=1e-6)):
+        return self._weights(self._policy(policy), clip)
+
+    def _policy(self, policy: ArrayLike) -> Floats:
+        array = _finite("policy", policy, (len(self.actions), self.covered.shape[-1]))
+        if not ((array >= 0).all() and np.allclose(array.sum(axis=1), 1.0, rtol=0, atol=1e-6)):
             raise ValueError("policy: rows must be probabilities that sum to 1")
-        w = policy[np.arange(n), self.actions] / self.propensities
+        return array
+
+    def _weights(self, policy: Floats, clip: float | None) -> Floats:
+        w: Floats = policy[np.arange(len(policy)), self.actions] / self.propensities
         return w if clip is None else np.minimum(w, between("clip", clip, 0.0, open_low=True))
 
-    def support(self, policy: Floats) -> Support:
+    def support(self, policy: ArrayLike) -> Support:
         """How far the log carries a policy. Raises ValueError as :meth:`weights`."""
-        w = self.weights(policy)
+        policy = self._policy(policy)
+        w = self._weights(policy, None)
         squares = float((w**2).sum())
         ess = float(w.sum()) ** 2 / squares if squares else 0.0
         uncovered = float(np.where(self.covered, 0.0, policy).sum(axis=1).mean())
         return Support(ess, float(w.max()), float(w.mean()), uncovered)
 
     def estimates(
-        self, policy: Floats, predicted: Floats | None = None, clip: float | None = None
+        self, policy: ArrayLike, predicted: ArrayLike | None = None, clip: float | None = None
     ) -> dict[str, Estimate]:
         """Estimates by name; ``direct`` and ``dr`` only with predictions.
 
@@ -170,13 +221,13 @@ class Logged:
             predicted: float64 ``[n, K]``: predicted rewards, from a model that was fitted to other rows.
             clip: weights are at most that; None: not clipped.
 
-        Raises ValueError as :meth:`weights`, and for predictions of another shape.
+        Raises ValueError as :meth:`weights`, and for predictions of another shape or that are not finite.
         """
-        w, ones, rows = self.weights(policy, clip), np.ones(len(self.actions)), np.arange(len(self.actions))
+        policy = self._policy(policy)
+        w, ones, rows = self._weights(policy, clip), np.ones(len(self.actions)), np.arange(len(self.actions))
         found = [Estimate("ips", w * self.rewards, ones), Estimate("snips", w * self.rewards, w)]
         if predicted is not None:
-            if predicted.shape != policy.shape:
-                raise ValueError(f"predicted: must have shape {list(policy.shape)}, has {list(predicted.shape)}")
+            predicted = _finite("predicted", predicted, policy.shape)
             direct = (policy * predicted).sum(axis=1)
             error = self.rewards - predicted[rows, self.actions]
             found += [Estimate("direct", direct, ones), Estimate("dr", direct + w * error, ones)]
@@ -196,6 +247,15 @@ class Plays:
     realised: NDArray[np.int64]
 
 
-def plays(probabilities: Floats, actions: NDArray[np.int64]) -> Plays:
-    """Expected and realised plays of every action, from float64 ``[n, K]`` and int64 ``[n]``."""
-    return Plays(probabilities.sum(axis=0), np.bincount(actions, minlength=probabilities.shape[1]))
+def plays(probabilities: ArrayLike, actions: ArrayLike) -> Plays:
+    """Expected and realised plays of every action, from float64 ``[n, K]`` and int64 ``[n]``.
+
+    Raises ValueError for other shapes, unknown actions and probabilities that are not finite.
+    """
+    shape = np.shape(probabilities)
+    if len(shape) != 2:
+        raise ValueError(f"probabilities: must have shape [n, K], has {list(shape)}")
+    array, done = _finite("probabilities", probabilities, shape), _actions(actions, shape[1])
+    if len(done) != len(array):
+        raise ValueError(f"actions: must have shape [{len(array)}], has [{len(done)}]")
+    return Plays(array.sum(axis=0), np.bincount(done, minlength=shape[1]))

@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heedful.bandits.base import between
+
 if TYPE_CHECKING:
     import polars as pl
 
 Floats = NDArray[np.float64]
+
+
+def _store(people: Any, **kinds: Any) -> None:
+    """Turns attributes into arrays of these dtypes, None for their own. Raises ValueError, naming one that is none."""
+    for name, kind in kinds.items():
+        try:
+            object.__setattr__(people, name, np.asarray(getattr(people, name), dtype=kind))
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: must be numbers") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +45,7 @@ class Scored:
     outcomes: NDArray[np.int64]
 
     def __post_init__(self) -> None:
+        _store(self, scores=np.float64, groups=None, outcomes=None)
         if not (self.scores.ndim == 1 and self.scores.shape == self.groups.shape == self.outcomes.shape):
             raise ValueError("scores: must be a list, with as many groups and outcomes")
         if not ((self.scores >= 0) & (self.scores <= 1)).all():
@@ -42,6 +54,7 @@ class Scored:
             raise ValueError("groups: must be 0 and 1, both present")
         if not np.isin(self.outcomes, (0, 1)).all():
             raise ValueError("outcomes: must be 0 or 1")
+        _store(self, groups=np.int64, outcomes=np.int64)
 
 
 def german_credit(table: pl.DataFrame) -> Scored:
@@ -85,13 +98,29 @@ class ScoreTable:
         scores: float64 ``[n]``, in [0, 100], increasing.
         shares: float64 ``[2, n]``: of each group's people at each score; rows sum to 1.
         repaid: float64 ``[2, n]``: the chance that somebody with that score repays.
-        share: of group 1 among all people.
+        share: of group 1 among all people, in [0, 1].
+
+    Raises ValueError for other shapes and values, NaN among them.
     """
 
     scores: Floats
     shares: Floats
     repaid: Floats
     share: float
+
+    def __post_init__(self) -> None:
+        _store(self, scores=np.float64, shares=np.float64, repaid=np.float64)
+        if self.scores.ndim != 1 or not self.scores.size or not (np.diff(self.scores) > 0).all():
+            raise ValueError("scores: must be a list of increasing numbers")
+        if not (self.scores[0] >= 0 and self.scores[-1] <= 100):
+            raise ValueError("scores: must be in [0, 100]")
+        for name in ("shares", "repaid"):
+            array, shape = getattr(self, name), (2, len(self.scores))
+            if array.shape != shape or not ((array >= 0) & (array <= 1)).all():
+                raise ValueError(f"{name}: must be numbers in [0, 1] of shape {list(shape)}, has {list(array.shape)}")
+        if not np.allclose(self.shares.sum(axis=1), 1.0, rtol=0, atol=1e-6):
+            raise ValueError("shares: rows must sum to 1")
+        between("share", self.share, 0.0, 1.0)
 
 
 def fico(cdf: pl.DataFrame, performance: pl.DataFrame, totals: pl.DataFrame) -> ScoreTable:

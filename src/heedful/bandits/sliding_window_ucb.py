@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between, whole
-from heedful.bandits.kernels import refused
+from heedful.bandits.kernels import add_plays, refused
 
 
 class _Window(NamedTuple):
@@ -47,8 +47,9 @@ def choose(counts, sums, plays, told, feasible, scale, xi, window, step, actions
                 index = sums[s, k] / counts[s, k] + scale * np.sqrt(xi * log / counts[s, k])
                 if index > top:
                     best, top = k, index
-        plays[s, best] += 1
         actions[i] = best
+        if best >= 0:
+            plays[s, best] += 1
     return 0
 
 
@@ -105,3 +106,7 @@ class SlidingWindowUCB(ArmMethod):
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         learn(state.counts, state.sums, state.plays, state.actions, state.rewards, state.told, actions, rewards)
+
+    def learn_logged(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
+        add_plays(state.plays, actions)
+        self.learn(state, contexts, actions, chances, rewards)

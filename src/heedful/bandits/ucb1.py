@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
-from heedful.bandits.kernels import Means, add_rewards, no_means, refused, untold
+from heedful.bandits.kernels import Means, add_plays, add_rewards, no_means, refused, untold
 
 
 @numba.njit(cache=True, nogil=True)
@@ -34,8 +34,9 @@ def choose(plays, told, means, feasible, scale, step, actions):  # type: ignore[
                     index = means[s, k] + scale * np.sqrt(log / told[s, k])
                     if index > top:
                         best, top = k, index
-        plays[s, best] += 1
         actions[i] = best
+        if best >= 0:
+            plays[s, best] += 1
     return 0
 
 
@@ -61,3 +62,7 @@ class UCB1(ArmMethod):
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         add_rewards(state.told, state.means, actions, rewards)
+
+    def learn_logged(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
+        add_plays(state.plays, actions)
+        self.learn(state, contexts, actions, chances, rewards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time as clock
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,8 +118,10 @@ def compare(
         raise LabError("--estimate-propensity: the log has propensities; leave out one of the two")
     weighted = whole.propensities is not None or estimate_propensity
     names = options.read_estimators(estimators, weighted)
-    if clip is not None and (clip <= 0 or not weighted):
-        raise LabError(f"--clip {clip:g}: must be above 0" if weighted else "--clip: there are no weights to clip")
+    if clip is not None and not (weighted and 0 < clip < math.inf):
+        raise LabError(
+            f"--clip {clip:g}: must be a number above 0" if weighted else "--clip: there are no weights to clip"
+        )
     replayed = [contender.spec for contender in contenders if contender.learner is not None]
     if replayed and not weighted:
         if comparing.given(ctx, "policies"):
@@ -128,8 +131,9 @@ def compare(
         console.notice(f"notice: {', '.join(replayed)} is left out: replaying it needs propensities")
     cut = measuring.check_split(whole, share)
     before, measured = whole.part(0, cut), whole.part(cut, len(whole))
-    if taken:
-        console.notice(f"notice: {taken}")
+    noticed = [*([taken] if taken else []), *whole.notices]
+    for notice in noticed:
+        console.notice(f"notice: {notice}")
 
     began = clock.monotonic()
     try:
@@ -160,7 +164,7 @@ def compare(
     title = f"Policies on {whole.name}"
     again = comparing.command_line(ctx, "compare bandits")
     drawn = page.figures(table, logged, names)
-    notes = [table.note, *([taken] if taken else []), *(f"warning: {problem}" for problem in problems)]
+    notes = [table.note, *noticed, *(f"warning: {problem}" for problem in problems)]
     where = comparing.publish("bandits", title, again, {table.title: table.frame}, drawn, facts, out, site, notes)
     if json:
         shown = {table.title: {"note": table.note, "rows": table.rows}}
@@ -174,8 +178,11 @@ def _thresholds(
     learning: tuple[int, int, int], out: Path, site: Path, json: bool,
 ) -> None:  # fmt: skip
     """``--scores``: thresholds found on the first part of the people, and learned online, measured on the rest."""
-    from heedful.bandits.commands import online, options, page, scores
+    from heedful.bandits.commands import logs, online, options, page, scores
 
+    for option, value in zip(("--tolerance", "--gain", "--loss"), terms):
+        if not value <= logs.LARGEST:
+            raise LabError(f"{option} {value:g}: must be a number of at most {logs.LARGEST:g}")
     score, group, outcome, groups = columns
     share, wanted = options.read_share(split), options.read_names("--groups", groups)
     comparing.check_writable("bandits", out, site)
@@ -276,7 +283,10 @@ def _note(share: float, by_days: bool, names: Any, clip: float | None, work: Wor
             "log depended on beside the context biases every weighted estimate."
         )
     if clip is not None:
-        parts.append(f"Weights are at most {clip:g}, which biases estimates towards 0.")
+        parts.append(
+            f"Weights are at most {clip:g} in estimates, which biases them; ESS, max w and mean w are of the weights "
+            "as they are."
+        )
     if work.propensities is None:
         parts.append(
             "Without propensities there is no more than this: no estimate here is safe from what was not logged."

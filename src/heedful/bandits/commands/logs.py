@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,8 +15,12 @@ from numpy.typing import NDArray
 from heedful.lab.errors import LabError
 
 Floats = NDArray[np.float64]
-MOST_ACTIONS, MOST_LEVELS = 2000, 50
-"""A log may have so many actions; a text column becomes so many columns and one for everything else."""
+MOST_ACTIONS = 2000
+"""A log may have so many."""
+LARGEST = 1e30
+"""Numbers may be as large, and probabilities as small as its inverse: fourth powers of weighted rewards are summed."""
+ODD_SHARE = 0.9
+"""Of a text column so many values are numbers before it is said which one is none."""
 ACTIONS_SEPARATOR = "|"
 """Between the actions that were there, where a CSV file has them in one column."""
 
@@ -94,6 +97,7 @@ class Log:
         places: int64 ``[n]``: numbers of positions; 0 for all if there is one.
         days: ``[n]``: numbers of days; None if the log has no times.
         truth: float64 ``[n, K]``: expected rewards, of a made log; None for any other.
+        notices: what somebody may not have meant in how it was read.
     """
 
     name: str
@@ -106,6 +110,7 @@ class Log:
     places: NDArray[np.int64]
     days: NDArray[np.int64] | None
     truth: Floats | None = None
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -153,6 +158,16 @@ def check_columns(table: pl.DataFrame, wanted: Sequence[str], source: Source) ->
         raise LabError(f"{source}: has no column {', '.join(map(repr, lost))}; it has: {there}")
 
 
+def check_roles(roles: Sequence[tuple[str, str | None]], source: Source) -> None:
+    """Raises LabError if one column is named by two options, ``(option, column)``, naming both."""
+    options: dict[str, str] = {}
+    for option, column in roles:
+        if column is not None and column in options:
+            raise LabError(f"{source}: {column!r} is named by {options[column]} and {option}; a column is one of them")
+        if column is not None:
+            options[column] = option
+
+
 def read_log(path: Path, columns: Columns) -> Log:
     """A log from a file. Raises LabError for everything that is not as it should be, naming column and row."""
     source = Source("--log", path)
@@ -161,11 +176,23 @@ def read_log(path: Path, columns: Columns) -> Log:
 
 def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
     """A log from a table, whose rows are as they stand in ``source``."""
-    named = [columns.action, columns.reward, columns.propensity, columns.available, columns.position, columns.time]
+    told = (("--action", columns.action), ("--reward", columns.reward), ("--propensity", columns.propensity))
+    roles = (
+        *told, ("--actions-column", columns.available), ("--position", columns.position), ("--time", columns.time),
+    )  # fmt: skip
+    named = [column for _, column in roles]
     check_columns(table, [each for each in (*named, *(columns.context or ())) if each is not None], source)
-    told = (columns.action, columns.reward, columns.propensity)
-    if leaks := [each for each in columns.context or () if each in told]:
-        raise LabError(f"{source}: {leaks[0]!r} cannot be a context: it is not there before the decision")
+    check_roles(roles, source)
+    for option, column in told:
+        if column in (columns.context or ()):
+            raise LabError(
+                f"{source}: {column!r} cannot be a context: it is not there before the decision; it is named by "
+                f"--context and {option}"
+            )
+    # A place and a time are known before the decision, and may be contexts too.
+    check_roles(
+        [*[("--context", each) for each in columns.context or ()], ("--actions-column", columns.available)], source
+    )
     context = columns.context or tuple(
         name for name, dtype in table.schema.items() if name not in named and not _unusable(dtype)
     )
@@ -198,10 +225,11 @@ def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
         feasible = feasible[order]
     rewards = numbers(table, columns.reward, source)
     propensities = None if columns.propensity is None else numbers(table, columns.propensity, source)
-    if propensities is not None and (bad := (propensities <= 0) | (propensities > 1)).any():
+    if propensities is not None and (bad := (propensities < 1 / LARGEST) | (propensities > 1)).any():
         row = int(bad.argmax())
+        why = f"; below {1 / LARGEST:g} weights are too large to be summed" if 0 < propensities[row] < 1 else ""
         raise LabError(
-            f"{source}: {columns.propensity!r} must lie in (0, 1], is {propensities[row]:g} in {source.place(row)}"
+            f"{source}: {columns.propensity!r} must lie in (0, 1], is {propensities[row]:g} in {source.place(row)}{why}"
         )
     places = np.zeros(len(table), dtype=np.int64)
     if columns.position is not None:
@@ -219,6 +247,7 @@ def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
         feasible,
         places[order],
         days,
+        notices=_nearly_numbers(table.select(each for each in context if each != columns.position), source),
     )
 
 
@@ -243,6 +272,9 @@ def _order(times: pl.Series, source: Source) -> NDArray[np.int64]:
             f"{source}: {times.name!r} is {str(times[row])!r} in {source.place(row)}; it must hold dates like "
             "2024-11-15 13:00, or numbers, in every row"
         )
+    if times.dtype.is_float() and not times.is_finite().all():
+        row = _first(~times.is_finite())
+        raise LabError(f"{source}: {times.name!r} is {times[row]:g} in {source.place(row)}; it must be a finite number")
     return times.to_frame().select(pl.arg_sort_by(times.name, maintain_order=True)).to_series().to_numpy()
 
 
@@ -260,7 +292,7 @@ def _first(mask: pl.Series) -> int:
 
 def _natural(label: str) -> tuple[int, float, str]:
     """Numbers in their order, then text."""
-    return (0, float(label), label) if label.lstrip("-").isdecimal() else (1, 0.0, label)
+    return (0, float(label), label) if re.fullmatch(r"-?\d+", label) else (1, 0.0, label)
 
 
 def texts(table: pl.DataFrame, column: str, source: Source) -> list[str]:
@@ -276,9 +308,12 @@ def texts(table: pl.DataFrame, column: str, source: Source) -> list[str]:
 def numbers(table: pl.DataFrame, column: str, source: Source, missing: bool = False) -> Floats:
     """A column as float64; what is missing, null or NaN, is NaN if it may be.
 
-    Raises LabError for another type, and, naming the row, for what is no finite number, or is missing and may not be.
+    Raises LabError for another type, and, naming the row, for what is no finite number, is beyond 1e30, or is missing
+    and may not be.
     """
     values = table[column]
+    if values.null_count() == len(values):  # of which a file cannot say what it would hold
+        values = values.cast(pl.Float64)
     if values.dtype == pl.String:
         odd = values.cast(pl.Float64, strict=False).is_null() & values.is_not_null()
         if odd.any():
@@ -292,6 +327,12 @@ def numbers(table: pl.DataFrame, column: str, source: Source, missing: bool = Fa
         row = int(bad.argmax())
         what = "missing" if values[row] is None else f"{array[row]:g}"
         raise LabError(f"{source}: {column!r} is {what} in {source.place(row)}; it must be a finite number")
+    if (large := np.abs(array) > LARGEST).any():
+        row = int(large.argmax())
+        raise LabError(
+            f"{source}: {column!r} is {array[row]:g} in {source.place(row)}; beyond {LARGEST:g} numbers are too large "
+            "to be summed"
+        )
     return array
 
 
@@ -329,44 +370,17 @@ def _contexts(frame: pl.DataFrame, source: Source, position: str | None) -> pl.D
     return pl.DataFrame(found)
 
 
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """Contexts as numbers, by what the rows that it was made from hold.
-
-    Attributes:
-        means, scales: column -> mean and standard deviation, of numbers.
-        levels: column -> the values that have a column of their own; all others share one.
-    """
-
-    means: dict[str, float]
-    scales: dict[str, float]
-    levels: dict[str, tuple[str, ...]]
-
-    @classmethod
-    def of(cls, contexts: pl.DataFrame) -> Encoder:
-        """From the rows that policies are trained on."""
-        means, scales, levels = {}, {}, {}
-        for column in contexts:
-            if column.dtype == pl.String:
-                counts = column.value_counts(sort=True)
-                levels[column.name] = tuple(sorted(counts[column.name][:MOST_LEVELS].to_list()))
-            else:
-                spread: Any = column.std()
-                means[column.name] = float(column.mean())  # type: ignore[arg-type]
-                scales[column.name] = float(spread) if spread else 1.0
-        return cls(means, scales, levels)
-
-    def __call__(self, contexts: pl.DataFrame) -> Floats:
-        """float64 ``[n, d]``: standardised numbers, and for each text column one column per level and one for what is
-        none of them."""
-        parts = []
-        for column in contexts:
-            if column.name in self.means:
-                parts.append(((column.to_numpy() - self.means[column.name]) / self.scales[column.name])[:, None])
-                continue
-            known = np.array(self.levels[column.name])
-            values = column.to_numpy().astype(str)
-            place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-            place = np.where(known[place] == values, place, len(known))
-            parts.append(np.eye(len(known) + 1)[place])
-        return np.concatenate(parts, axis=1)
+def _nearly_numbers(frame: pl.DataFrame, source: Source) -> tuple[str, ...]:
+    """What is said of text columns whose values are numbers but for few, which are named."""
+    found = []
+    for column in frame.select(pl.selectors.string()):
+        read = column.str.strip_chars().cast(pl.Float64, strict=False)
+        odd = read.is_null() & column.is_not_null()
+        share = 1 - odd.sum() / max(1, column.count())
+        if odd.any() and share >= ODD_SHARE:
+            row = _first(odd)
+            found.append(
+                f"{column.name!r} is taken as text: it is {column[row]!r} in {source.place(row)}, though "
+                f"{100 * share:.1f} % of its values are numbers"
+            )
+    return tuple(found)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod, Reward
-from heedful.bandits.commands.logs import Encoder, Floats, Log
+from heedful.bandits.commands.encoder import Encoder
+from heedful.bandits.commands.logs import Floats, Log
 from heedful.bandits.commands.options import Contender
 from heedful.bandits.exploring import mask_of
 from heedful.bandits.off_policy import Estimate, Logged, Support
@@ -61,10 +62,11 @@ class Work:
     """A log in two parts.
 
     Args:
-        before: what policies are trained on.
+        before: what policies are trained on; its propensities are estimated, where it has none and they are asked for.
         measured: what they are evaluated on.
         propensities: of the measured rows; None if they are not known.
-        clip: weights are at most that.
+        clip: weights are at most that in estimates; None: not clipped. How far the log carries a policy is said of the
+            weights as they are.
     """
 
     before: Log
@@ -133,22 +135,29 @@ class Work:
             warnings.simplefilter("ignore", UserWarning)  # one class: every policy is then the same, as the table shows
             return oracle.fit(x, actions, rewards, self._number)
 
-    def replay(self, method: ArmMethod, seed: int) -> tuple[Estimate, int]:
-        """The value of a learner, from the rows whose logged action it would have chosen too.
+    def _chances_before(self) -> Floats:
+        """float64 ``[n]``: with which probabilities the first part was done."""
+        if self.before.propensities is None:
+            self.before = replace(self.before, propensities=estimated_propensities(self.before, self._before))
+        assert self.before.propensities is not None
+        return self.before.propensities
+
+    def replay(self, method: ArmMethod, seed: int) -> tuple[Estimate, NDArray[np.bool_]]:
+        """The value of a learner, from the rows whose logged action it would have chosen too; and which these are.
 
         It is first told the whole first part; then it decides each measured row, and is told those that match. Rows
         count by the inverse of their propensity (Li, Chu, Langford, Wang, WSDM 2011, where all are the same).
         """
         assert self.propensities is not None
-        log, past, one = self.measured, self.before, np.ones(1)
+        chances = self._chances_before()
+        log, past = self.measured, self.before
         first, then = (np.column_stack([np.ones(len(x)), x]) for x in (self._before, self.contexts))
         learner = method.start(self._number, first.shape[1], seed, expire_after=1)
         told = self.scaled(past.rewards)
-        chances = one if past.propensities is None else past.propensities
         for i in range(len(past)):
             x = first[i, None, None] if method.linear else np.zeros((1, 0, 0))
-            p = chances[i : i + 1] if len(chances) > 1 else one
-            method.learn(learner.state, x, past.actions[i : i + 1], p, told[i : i + 1])
+            rows = slice(i, i + 1)
+            method.learn_logged(learner.state, x, past.actions[rows], chances[rows], told[rows])
         rewards, matches = self.scaled(log.rewards), np.zeros(len(log), dtype=np.bool_)
         for i in range(len(log)):
             mask = log.feasible[i if len(log.feasible) > 1 else 0]
@@ -157,7 +166,9 @@ class Work:
                 matches[i] = True
                 learner.update(Reward(choice.token, float(rewards[i])))
         weights = matches / self.propensities
-        return Estimate("replay", weights * log.rewards, weights), int(matches.sum())
+        if self.clip is not None:
+            weights = np.minimum(weights, self.clip)
+        return Estimate("replay", weights * log.rewards, weights), matches
 
 
 def estimated_propensities(log: Log, contexts: Floats) -> Floats:
@@ -213,9 +224,9 @@ def run(
         progress(done, len(contenders))
         if contender.learner is not None:
             if work.propensities is not None:
-                estimate, matched = work.replay(contender.learner, seed)
-                matching = estimate.denominators > 0
-                found.append(Outcome(contender, {"replay": estimate}, _replayed(estimate), None, matched, matching))
+                estimate, matching = work.replay(contender.learner, seed)
+                carried, matched = _replayed(matching / work.propensities), int(matching.sum())
+                found.append(Outcome(contender, {"replay": estimate}, carried, None, matched, matching))
             continue
         policy = work.policy(contender, oracles.get(contender.oracle))
         predicted = work.predicted(name, oracle) if {"dr", "direct"} & set(estimators) else None
@@ -233,9 +244,8 @@ def run(
     return found
 
 
-def _replayed(estimate: Estimate) -> Support:
+def _replayed(w: Floats) -> Support:
     """How far a log carries a learner: what it weighs are the rows that matched."""
-    w = estimate.denominators
     squares = float((w**2).sum())
     ess = float(w.sum()) ** 2 / squares if squares else 0.0
     return Support(ess, float(w.max()), float(w.mean()), 0.0)

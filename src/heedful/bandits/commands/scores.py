@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.commands.logs import Floats, Source, check_columns, numbers, read_table, texts
+from heedful.bandits.commands.logs import Floats, Source, check_columns, check_roles, numbers, read_table, texts
 from heedful.bandits.commands.measuring import Intervals
 from heedful.lab.errors import LabError
 
@@ -111,12 +111,13 @@ RULES: dict[str, Callable[[People, Terms], float]] = {
 def read_people(path: Path, score: str, group: str, outcome: str, wanted: Sequence[str] | None) -> People:
     """Scored people from a CSV or Parquet file; ``wanted``: the groups that are meant, None for all that appear.
 
-    Raises LabError for missing columns, scores that are no numbers, outcomes other than 0, 1 and null, fewer than two
-    groups, and a group that never appears. NaN is a missing outcome.
+    Raises LabError for missing columns, one column for two things, scores that are no numbers, outcomes other than 0, 1
+    and null, none at all, fewer than two groups, and a group that never appears. NaN is a missing outcome.
     """
     source = Source("--scores", path)
     table = read_table(source)
     check_columns(table, (score, group, outcome), source)
+    check_roles((("--score", score), ("--group", group), ("--outcome", outcome)), source)
     names = texts(table, group, source)
     labels = tuple(sorted(set(names))) if wanted is None else tuple(dict.fromkeys(wanted))
     for label in labels:
@@ -131,6 +132,8 @@ def read_people(path: Path, score: str, group: str, outcome: str, wanted: Sequen
     if odd.any():
         row = int(odd.argmax())
         raise LabError(f"{source}: {outcome!r} must be 0, 1 or missing, is {outcomes[row]:g} in {source.place(row)}")
+    if np.isnan(outcomes).all():
+        raise LabError(f"{source}: no outcome was observed: {outcome!r} is missing in every row")
     groups = np.array([labels.index(name) for name in names if name in labels])
     return People(scores, groups, labels, outcomes[kept])
 
