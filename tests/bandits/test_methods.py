@@ -333,7 +333,7 @@ def test_exp3_keeps_its_regret_bound_against_the_best_action() -> None:
 
 OWN = {
     "ar2": {"triggered"},  # whose turn comes is worked out while deciding
-    "batched-exp3": {"held", "chance"},  # a batch of its own, which what others decided does not touch
+    "batched-exp3": {"held", "drawn"},  # a batch of its own, which what others decided does not touch
     "round-robin": {"following"},  # a fixed order, whatever others did
 }
 """Parts of a state that a log says nothing about, beside random streams."""
