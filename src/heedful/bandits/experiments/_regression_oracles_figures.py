@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from heedful.bandits.experiments.regression_oracles import LADDERS
 from heedful.lab import Figure
 
 _COLORS = {
@@ -30,7 +31,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     titled = pl.concat_str("world", "oracle", separator="|").replace({"|".join(k): v for k, v in _WORLDS.items()})
     learned = rows.filter(pl.col("oracle").is_not_null()).with_columns(panel=titled)
     main = learned.filter(pl.col("part").is_in(["main", "digits", "fees"]))
-    found = [_regret(main), _errors(main)]
+    found = [_regret(main), _tuned(learned), _errors(main)]
     sweeps = [_sweep(learned, *each) for each in _SWEEPS]
     off = rows.filter((pl.col("part") == "off-policy") & pl.col("miss").is_not_null())
     shop = rows.filter((pl.col("part") == "open-bandit") & pl.col("value").is_not_null())
@@ -75,6 +76,47 @@ def _regret(main: pl.DataFrame) -> Figure:
         table,
         "Means over seeds with 95 % intervals; generation 0 is uniform, window 3. In the table regret is the mean of "
         "the generations after it; the other columns are explained under the metrics.",
+    )
+
+
+def _tuned(learned: pl.DataFrame) -> Figure:
+    """Every policy of the tuning stage as it is given and as it was tuned, and greedy, which has nothing to tune."""
+    whole = learned.filter(pl.col("regret").is_not_null())
+    tuned = whole.filter(pl.col("part") == "tuned")
+    settings = [
+        pl.when(pl.col(name).is_not_null()).then(pl.format(name + "={}", pl.col(name))) for name, _ in LADDERS.values()
+    ]
+    chosen = pl.coalesce(settings).first().alias("chosen")
+    tuned = tuned.group_by("panel", "policy").agg(chosen, pl.col("regret").mean().alias("tuned"))
+    names = {name: name for name in LADDERS} | {"greedy": "greedy", "squarecb": None, "squarecb-2000": "squarecb"}
+    given = whole.filter((pl.col("part") == "main") & pl.col("panel").is_in(tuned["panel"].unique().to_list()))
+    given = given.with_columns(pl.col("policy").replace_strict(names, default=None)).drop_nulls("policy")
+    table = (
+        given.group_by("panel", "policy")
+        .agg(pl.col("regret").mean().alias("untuned"))
+        .join(tuned, on=["panel", "policy"], how="left")
+        .sort("panel", pl.coalesce("tuned", "untuned"))
+    )
+    long = table.unpivot(["untuned", "tuned"], index=["panel", "policy", "chosen"], variable_name="as")
+    chart = (
+        alt.Chart(long.filter(pl.col("value").is_not_null()))
+        .mark_point(filled=True, size=60)
+        .encode(
+            x=alt.X("value:Q", title="regret per request", scale=alt.Scale(zero=False)),
+            y=alt.Y("policy:N", title=None),
+            color=alt.Color("as:N", title=None, scale=alt.Scale(domain=["untuned", "tuned"])),
+            facet=alt.Facet("panel:N", title=None, columns=2, sort=list(_WORLDS.values())),
+            tooltip=["panel", "policy", "as", "chosen", alt.Tooltip("value:Q", format=".4f")],
+        )
+        .properties(width=300, height=130)
+        .resolve_scale(x="independent", y="independent")
+    )
+    return Figure(
+        "Untuned and tuned",
+        chart,
+        table,
+        "Means over seeds; SquareCB untuned is that with gamma 2000. For each policy and model one value of five was "
+        "chosen, on worlds that are not among these; for the logistic model one for both worlds.",
     )
 
 

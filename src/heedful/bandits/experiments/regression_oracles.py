@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from heedful.bandits.experiments._regression_oracles_claims import CLAIMS, FORGETS_NOTHING
-from heedful.lab import Cell, Experiment, Figure, Metric, Paper, Row, Scale
+from heedful.lab import Cell, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +25,24 @@ POLICIES = (
 )  # fmt: skip
 FEW = ("contextual-epsilon", "squarecb-2000", "greedy")
 SOME = ("uniform", "contextual-epsilon", "squarecb-300", "squarecb-2000", "greedy")
+LADDERS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "contextual-epsilon": ("epsilon", (0.1, 0.01, 0.001, 0.0001, 0.00001)),
+    "squarecb": ("gamma", (2e3, 2e4, 2e5, 2e6, 2e7)),
+    "softmax": ("sharpness", (20.0, 200.0, 2e3, 2e4, 2e5)),
+    "linucb": ("width", (1.0, 0.1, 0.01, 0.001, 0.0001)),
+    "lints": ("scale", (0.3, 0.03, 0.003, 0.0003, 0.00003)),
+}
+"""What is tuned of a policy: from its untuned value on by factors of ten, to where it is greedy in all but name."""
+TUNED_IN = {"logistic": ("linear", "bent"), "boosting": ("bent",), "mlp": ("bent",)}
+"""The worlds that one value per policy and model is chosen for."""
+GRIDS: dict[str, list[dict[str, float]]] = {
+    f"{policy}@{oracle}": [{name: value} for value in ladder]
+    for oracle in TUNED_IN
+    for policy, (name, ladder) in LADDERS.items()
+    if oracle == "logistic" or policy in ("contextual-epsilon", "squarecb")
+}
+CALIBRATION = 1000
+"""Seeds from here on are for tuning alone."""
 
 
 def _there(files: Sequence[str]) -> bool:
@@ -33,10 +51,14 @@ def _there(files: Sequence[str]) -> bool:
     return all(data.find(name) is not None for name in files)
 
 
-def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]:
+def _cell(part: str, world: str, oracle: str, policy: str, seed: int, **changed: Any) -> Cell:
+    fixed = {"window": 3, "delay": 0, "rate": None, **changed}
+    return Cell.of(part=part, world=world, oracle=oracle, policy=policy, seed=seed, **fixed)
+
+
+def cells(params: Mapping[str, Any], tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[Cell]:
     def cell(part: str, world: str, oracle: str, policy: str, **changed: Any) -> Cell:
-        fixed = {"window": 3, "delay": 0, "rate": None, **changed}
-        return Cell.of(part=part, world=world, oracle=oracle, policy=policy, seed=seed, **fixed)
+        return _cell(part, world, oracle, policy, seed, **changed)
 
     for seed in params["seeds"]:
         for world in ("linear", "bent"):
@@ -47,6 +69,10 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]
             yield cell("main", "bent", "boosting", policy)
         for policy in FEW:
             yield cell("main", "bent", "mlp", policy)
+        for method, setting in tuned.items():
+            policy, _, oracle = method.partition("@")
+            for world in TUNED_IN[oracle]:
+                yield cell("tuned", world, oracle, policy, **setting)
         for window in params["windows"]:
             for policy in FEW:
                 yield cell("window", "bent", "logistic", policy, window=window)
@@ -66,6 +92,15 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]
     if _there(LOGS):
         for campaign in CAMPAIGNS:
             yield Cell.of(part="open-bandit", campaign=campaign)
+
+
+def calibration(params: Mapping[str, Any], method: str, setting: Mapping[str, Any]) -> Iterator[Cell]:
+    """As many cells for every candidate: where there is one world instead of two, it is drawn twice as often."""
+    policy, _, oracle = method.partition("@")
+    worlds = TUNED_IN[oracle]
+    for world in worlds:
+        for drawn in range(params["calibration"] // len(worlds)):
+            yield _cell("tuning", world, oracle, policy, CALIBRATION + drawn, **setting)
 
 
 def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
@@ -150,6 +185,7 @@ experiment = Experiment(
         "smoke": Scale(
             {
                 "seeds": [0, 1],
+                "calibration": 2,
                 "generations": 6,
                 "requests": 200,
                 "digits": 100,
@@ -167,6 +203,7 @@ experiment = Experiment(
         "small": Scale(
             {
                 "seeds": list(range(10)),
+                "calibration": 6,
                 "generations": 12,
                 "requests": 2000,
                 "digits": 500,
@@ -185,6 +222,7 @@ experiment = Experiment(
         "full": Scale(
             {
                 "seeds": list(range(40)),
+                "calibration": 20,
                 "generations": 12,
                 "requests": 2000,
                 "digits": 500,
@@ -203,6 +241,7 @@ experiment = Experiment(
     cells=cells,
     measure=measure,
     figures=figures,
+    tuning=Tuning(grids=lambda params: GRIDS, cells=calibration, metric="regret"),
     inputs=_files,
     modules=(
         "heedful.bandits.experiments._regression_oracles",
