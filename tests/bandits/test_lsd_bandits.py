@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.bandits import BlockUCB, LSDExploreCommit, LSDOptimistic, Payoffs, Reward, Rewards, SlidingWindowUCB
+from heedful.bandits.experiments import _lsd_bandits
 from heedful.bandits.lsd import generate
 from heedful.bandits.lsd_explore import one_set
 from heedful.bandits.lsd_planning import best_cycle, greedy, optimum, plan, round_robin
@@ -238,6 +239,12 @@ def test_whole_runs_keep_a_quarter_and_play_what_always_plays() -> None:
     (schedule,) = rounded(relax(steady), steady, 1, np.random.default_rng(0), "whole-runs", scale=1.0)
     arms = arms_played(schedule, steady, 210)
     assert (arms[:20] == 0).all() and (arms == 0).mean() == pytest.approx(20 / 21)  # runs of 10 W, one round of rest
+
+
+def test_the_experiment_asks_for_a_quarter_and_allows_for_the_ends_of_runs_only_where_an_arm_always_plays() -> None:
+    sticky, steady = made("sticky", 4, 5, 0), Payoffs([[0.5, 0.5]], [[0.9, 0.9]], "half-monotone")
+    assert _lsd_bandits.quarter(relax(sticky), 5) == 0.25
+    assert _lsd_bandits.quarter(relax(steady), 2) == pytest.approx(0.25 - 3 / 20)
 
 
 # planners

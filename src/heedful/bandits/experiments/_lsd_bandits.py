@@ -33,7 +33,7 @@ LEARNED = (8, 8)
 """Arms and window of the instances that are learned."""
 
 
-def _quarter(relaxation: Relaxation, window: int) -> float:
+def quarter(relaxation: Relaxation, window: int) -> float:
     """What whole runs are guaranteed of LP*: runs of an arm that always plays end after 10 W rounds."""
     always = bool((relaxation.rests == 0).any())
     return 0.25 - (window + 1) / (10 * window) * always
@@ -47,7 +47,7 @@ def _plan(cell: Cell, ctx: Context) -> Iterator[Row]:
         payoffs = generate(cell["family"], k, w, rng, cell["recovery"])
         relaxation = relax(payoffs)
         bound, burn = relaxation.value, 2 * w
-        rule, least = ("real", SHARE) if payoffs.shape == "monotone" else ("whole-runs", _quarter(relaxation, w))
+        rule, least = ("real", SHARE) if payoffs.shape == "monotone" else ("whole-runs", quarter(relaxation, w))
         schedules = rounded(relaxation, payoffs, draws, rng, rule)  # type: ignore[arg-type]
         ratios = averages(schedules, payoffs, ctx.params["rounds"], burn) / bound
         mean, spread = float(ratios.mean()), float(ratios.std(ddof=1))
