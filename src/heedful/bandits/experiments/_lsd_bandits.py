@@ -128,7 +128,8 @@ def learner(name: str, horizon: int, setting: Mapping[str, Any]) -> SwitchMethod
     if name == "ucb1":
         return UCB1(setting.get("scale", 1.0))
     if name == "sliding-window-ucb":
-        return SlidingWindowUCB(round(setting.get("memory", 1.0) * 2 * math.sqrt(horizon * math.log(horizon))))
+        window = round(setting.get("memory", 1.0) * 2 * math.sqrt(horizon * math.log(horizon)))
+        return SlidingWindowUCB(window, scale=setting.get("scale", 1.0))
     return BlockUCB({"comb-ucb1": "comb", "isi-comb-ucb1": "isi", "calibrated": "calibrated"}[name])
 
 

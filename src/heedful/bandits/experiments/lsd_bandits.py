@@ -27,8 +27,11 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
         {"variant": "comb", "length": 3}, {"variant": "comb", "length": 2}, {"variant": "comb", "length": 4},
         {"variant": "isi", "length": 3}, {"variant": "calibrated", "length": 3},
     ],
-    "sliding-window-ucb": [{"memory": share} for share in (1.0, 0.1, 0.03, 0.01, 0.003)],
-    "ucb1": [{"scale": scale} for scale in (1.0, 3.0, 10.0, 30.0, 100.0)],
+    "sliding-window-ucb": [
+        {"memory": share, "scale": scale}
+        for share, scale in ((1.0, 1.0), (0.01, 1.0), (0.003, 1.0), (1.0, 30.0), (1.0, 100.0))
+    ],
+    "ucb1": [{"scale": scale} for scale in (1.0, 10.0, 30.0, 100.0, 300.0)],
 }  # fmt: skip
 """Candidates: of the confidence width; c of explore-then-commit; blocks; the window as a share of the theory's."""
 CALIBRATION = 10_000
