@@ -17,7 +17,8 @@ class Driver:
     KIND = "switching"
     EXTRA = (
         "block-ucb:variant=comb", "block-ucb:variant=calibrated", "lsd-optimistic:scale=0.3,planner=lp-round",
-        "lsd-optimistic:monotone=false,scale=0.3", "lsd-explore-commit:horizon=1000",
+        "lsd-optimistic:shape=half-monotone,scale=0.3", "lsd-optimistic:shape=any,scale=0.3",
+        "lsd-explore-commit:horizon=1000", "lsd-explore-commit:horizon=1000,shape=any",
     )  # fmt: skip
     LEARNS_NOTHING = ("block-ucb:variant=calibrated",)
     """Which plays every arm before each block of three."""

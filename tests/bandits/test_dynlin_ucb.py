@@ -211,6 +211,46 @@ def test_without_noise_it_settles_on_the_best_action_of_a_static_world() -> None
     assert np.mean(chosen[-10_000:] == static.steady(ACTIONS).argmax()) > 0.999
 
 
+TRAP = LinearSystem([[0.5]], [[0.4, 0.0]], [1.0], [0.0, 0.6], sigma=0.0)
+"""Action 1 pays 0.6 at once and always, action 0 0.8 in the long run; they share no coordinate."""
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_radius_too_small_for_the_rewards_never_leaves_the_worse_action(order: list[int]) -> None:
+    """What an untried action hopes for is at most ``beta_T / sqrt(lam)``, less than 0.6 or more."""
+    actions, rounds = np.eye(2)[order], 20_000
+
+    def play_at(scale: float) -> np.ndarray:
+        return play(TRAP, actions, DynLinUCB.knowing(TRAP, rounds, scale=scale), np.zeros((1, rounds)), [0])[0]
+
+    known, log = DynLinUCB.knowing(TRAP, rounds), math.log(rounds)
+    limit = 0.6 / (known.size + (0.4 + 1.0) / 0.5 * (1 + log) / log)
+    assert 0.13 < limit < 0.14
+    best = order.index(0)
+    assert np.count_nonzero(play_at(0.95 * limit) == best) <= 1
+    assert np.mean(play_at(0.3) == best) > 0.9
+
+
+def test_on_the_pages_trap_the_same_bounds_lead_lin_ucb_astray_and_dynlin_ucb_home() -> None:
+    system = LinearSystem([[0.8, 0.0], [0.0, 0.5]], [[0.3, 0.0], [0.0, 0.1]], [0.5, 0.2], [0.0, 0.4], sigma=0.05)
+    actions, rounds = budgeted_actions(2, 1.5), 20_000
+    best = int(system.steady(actions).argmax())
+    known, noise = DynLinUCB.knowing(system, rounds, scale=0.1), system.noise(rounds, 1)[None]
+    shares = [
+        np.mean(play(system, actions, method, noise, [1])[0] == best)
+        for method in (known, OFUL(known.size, known.deviation, rounds, scale=0.1))
+    ]
+    assert shares[0] > 0.95 and shares[1] < 0.01
+
+
+def test_a_system_that_forgets_after_some_rounds_needs_a_rate() -> None:
+    nilpotent = LinearSystem([[0.0, 2.0], [0.0, 0.0]], np.eye(2), [1.0, 0.0], [0.0, 1.0])
+    for rho in (None, 0.0):
+        with pytest.raises(ValueError, match=r"^system: its a is nilpotent.* give rho"):
+            DynLinUCB.knowing(nilpotent, 100, rho=rho)
+    assert DynLinUCB.knowing(nilpotent, 100, rho=0.5).phi == pytest.approx(4.0)  # ||A|| / rho
+
+
 def test_the_radius_never_shrinks() -> None:
     from heedful.bandits.dynlin_ucb import beta
 

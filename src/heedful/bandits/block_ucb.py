@@ -9,6 +9,7 @@ once before each block, so that all blocks begin in the same states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -23,6 +24,8 @@ from heedful.bandits.lsd_learner import Bits, Floats, Ints, SwitchMethod
 from heedful.bandits.streams import streams, uniform
 
 _VARIANTS = ("comb", "isi", "calibrated")
+MOST = 1_000_000
+"""Sequences tried for one block: some tens of milliseconds."""
 
 
 class _Blocks(NamedTuple):
@@ -130,7 +133,9 @@ class BlockUCB(SwitchMethod):
 
     Attributes:
         variant: ``comb``, ``isi`` or ``calibrated``.
-        length: d, plays chosen together, at least 1; k^d sequences are tried.
+        length: d, plays chosen together, at least 1; k^d sequences are tried, a million at most.
+
+    ``start`` and ``many`` raise ValueError for more arms than that allows.
     """
 
     name: ClassVar[str] = "block-ucb"
@@ -147,6 +152,11 @@ class BlockUCB(SwitchMethod):
 
     def begin(self, arms: int, window: int, seeds: Sequence[int]) -> _Blocks:
         lanes = len(seeds)
+        if arms > 1 and self.length * math.log(arms) > math.log(MOST) + 1e-9:
+            raise ValueError(
+                f"length={self.length}: blocks of {arms} arms have {arms}^{self.length} sequences, more than {MOST}; "
+                f"take at most length={int(math.log(MOST) / math.log(arms) + 1e-9)}"
+            )
         last, run = (np.tile(part, (lanes, 1)) for part in unplayed(arms))
         counts = np.zeros((lanes, arms, 2 * window), dtype=np.int64)
         block = np.zeros((lanes, self._mode(arms)[1] + self.length), dtype=np.int64)

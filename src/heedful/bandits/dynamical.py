@@ -155,8 +155,12 @@ class LinearSystem:
 
     @property
     def transient(self) -> float:
-        """Phi(A): the largest ``||A^k|| / rho(A)^k`` of the first 1000 powers; 1 for A = 0."""
-        rho = self.spectral_radius
+        """Phi(A): the largest ``||A^k|| / rho(A)^k`` of the first 1000 powers; 1 for A = 0, infinite for another A of
+        spectral radius 0."""
+        return self.transient_at(self.spectral_radius)
+
+    def transient_at(self, rho: float) -> float:
+        """The largest ``||A^k|| / rho^k`` of the first 1000 powers, for a rho of at least the spectral radius."""
         if rho == 0.0:
             return 1.0 if not self.a.any() else float("inf")
         power, largest = np.eye(len(self.a)), 1.0

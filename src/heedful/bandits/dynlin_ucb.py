@@ -153,7 +153,9 @@ class DynLinUCB(VectorMethod):
         noise: sigma, standard deviation of the noise, at least 0.
         horizon: T; confidence is 1 - 1/T.
         ridge: lambda, above 0; None: log T.
-        scale: of the radius, at least 0; 1 is the paper's.
+        scale: of the radius, at least 0; 1 is the paper's. An action never tried that shares no coordinate with those
+            tried hopes for no more than about ``scale (c1 + c2) ||u||``: a scale at which that is less than others earn
+            may never try it.
     """
 
     name: ClassVar[str] = "dynlin-ucb"
@@ -182,9 +184,18 @@ class DynLinUCB(VectorMethod):
         cls, system: LinearSystem, horizon: int, rho: float | None = None, ridge: float | None = None,
         scale: float = 1.0,
     ) -> DynLinUCB:  # fmt: skip
-        """With a system's own numbers as bounds; ``rho`` in place of its spectral radius."""
+        """With a system's own numbers as bounds; ``rho`` in place of its spectral radius.
+
+        Raises ValueError for a system that forgets all after a few rounds, but not at once, without a ``rho``: no phi
+        is large enough for a spectral radius of 0.
+        """
+        transient = system.transient
+        if math.isinf(transient):
+            if not rho:
+                raise ValueError("system: its a is nilpotent, and phi would be infinite; give rho, above 0")
+            transient = system.transient_at(rho)
         return cls(
-            system.spectral_radius if rho is None else rho, system.transient, float(np.linalg.norm(system.theta)),
+            system.spectral_radius if rho is None else rho, transient, float(np.linalg.norm(system.theta)),
             float(np.linalg.norm(system.omega)), float(np.linalg.norm(system.b, 2)), system.sigma, horizon, ridge,
             scale,
         )  # fmt: skip

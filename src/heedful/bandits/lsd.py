@@ -8,7 +8,8 @@ last played, or minus the length of the run of plays that it is in:
     played:     tau > 0 -> -1,         tau < 0 -> tau - 1
     not played: tau > 0 -> tau + 1,    tau < 0 -> +1
 
-Payoffs are the same from W on, in both directions. In the order -W, ..., -1, 1, ..., W a monotone arm's never fall.
+Payoffs are the same from W on, in both directions. In the order -W, ..., -1, 1, ..., W a monotone arm's never fall, a
+half-monotone arm's never fall with rest, and others may do either: those that fall again after long rest, for one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,20 @@ from heedful.bandits.base import between, whole
 
 Floats = NDArray[np.float64]
 Family = Literal["rand", "step", "sticky", "trap", "flat"]
+Shape = Literal["monotone", "half-monotone", "any"]
 LONG_AGO = -(2**40)
 """When an arm was last played that was never."""
+
+
+def check_shape(shape: str) -> None:
+    """Raises ValueError for one that is none of :data:`Shape`."""
+    if shape not in get_args(Shape):
+        raise ValueError(f"shape={shape!r}: must be one of {', '.join(get_args(Shape))}")
+
+
+def ordered_from(shape: Shape, window: int) -> int:
+    """The place in a row of :attr:`Payoffs.table` from which on payoffs never fall; 2 W: nowhere."""
+    return {"monotone": 0, "half-monotone": window, "any": 2 * window}[shape]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +48,19 @@ class Payoffs:
     Attributes:
         rested: float64 ``[k, W]``: ``rested[i, x - 1]`` after x rounds of rest.
         running: float64 ``[k, W]``: ``running[i, j - 1]`` after a run of j plays.
-        monotone: whether the payoffs of every arm never fall in the order of states; if not (*half-monotone*), they
-            never fall with rest.
+        shape: ``monotone``: the payoffs of every arm never fall in the order of states; ``half-monotone``: they never
+            fall with rest; ``any``: they may fall anywhere, and no schedule has a guarantee.
 
     Raises ValueError, naming arm and state, for payoffs that are negative, not finite, or fall where they may not; and
-    for other shapes.
+    for arrays of other shapes, or an unknown ``shape``.
     """
 
     rested: Floats
     running: Floats
-    monotone: bool = True
+    shape: Shape = "monotone"
 
     def __post_init__(self) -> None:
+        check_shape(self.shape)
         for name in ("rested", "running"):
             array = np.array(getattr(self, name), dtype=np.float64)
             if array.ndim != 2 or array.size == 0:
@@ -58,9 +72,8 @@ class Payoffs:
             )
         self._refuse(~np.isfinite(self.table) | (self.table < 0), "must be a finite number of at least 0")
         falls = np.diff(self.table, axis=1, prepend=-np.inf) < -1e-12
-        if not self.monotone:
-            falls[:, : self.window + 1] = False
-        self._refuse(falls, "must not be lower than in the state before")
+        falls[:, : ordered_from(self.shape, self.window) + 1] = False
+        self._refuse(falls, f"must not be lower than in the state before if shape={self.shape!r}")
 
     def _refuse(self, bad: NDArray[np.bool_], why: str) -> None:
         if bad.any():
@@ -83,11 +96,13 @@ class Payoffs:
         return np.ascontiguousarray(np.hstack([self.running[:, ::-1], self.rested]))
 
     @classmethod
-    def of_table(cls, table: ArrayLike, monotone: bool = True) -> Payoffs:
-        """From payoffs in the order of states, float64 ``[k, 2 W]``."""
+    def of_table(cls, table: ArrayLike, shape: Shape = "monotone") -> Payoffs:
+        """From payoffs in the order of states, float64 ``[k, 2 W]``. Raises as the class does."""
         array = np.asarray(table, dtype=np.float64)
+        if array.ndim != 2 or array.shape[1] % 2:
+            raise ValueError(f"table: must have shape [k, 2 W], has {list(array.shape)}")
         half = array.shape[1] // 2
-        return cls(array[:, half:], array[:, :half][:, ::-1], monotone)
+        return cls(array[:, half:], array[:, :half][:, ::-1], shape)
 
     def learnable(self) -> Payoffs:
         """Itself. Raises ValueError, naming arm and state, for payoffs above 1: rewards are drawn from [0, 1]."""
@@ -141,7 +156,7 @@ def generate(family: Family, arms: int, window: int, rng: np.random.Generator, r
         high, low = rng.uniform(0.5, 1.0, (k, 1)), rng.uniform(0.0, 0.1, (k, 1))
         lasts = rng.integers(min(2, w), w + 1, (k, 1))
         running = np.where(np.arange(1, w + 1) < lasts, high, low)
-        return Payoffs(np.repeat(low, w, axis=1), running, monotone=False)
+        return Payoffs(np.repeat(low, w, axis=1), running, "half-monotone")
     if family == "flat":
         return Payoffs.of_table(np.repeat(rng.random((k, 1)), 2 * w, axis=1))
     between("recovery", recovery, 1, w)

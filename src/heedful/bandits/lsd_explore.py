@@ -3,7 +3,8 @@
 After Foussoul, Goyal, Papadigenopoulos, Zeevi, ICML 2023 (in our reconstruction). A lap rests an arm for x rounds and
 then plays it W + 1 times: it sees state +x and all states of a run; laps for x = 1..W make a set. After
 ``m = ceil(c (T / (k W^2))^(2/3) (log T)^(1/3))`` sets, or half of all rounds, payoffs are estimated by isotonic
-regression along the order of states, and a schedule is made for them. Regret of order T^(2/3).
+regression along the order of states, and a schedule is made for them. Regret of order T^(2/3). Where rewards come late,
+or some never, laps go on until as many have come as were to be explored.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 
 from heedful.bandits.base import between, whole
-from heedful.bandits.lsd import Payoffs
+from heedful.bandits.lsd import Payoffs, Shape, check_shape, ordered_from
 from heedful.bandits.lsd_learner import (
     BEGAN,
     NOW,
@@ -33,14 +35,17 @@ from heedful.bandits.lsd_rounding import IDLE
 from heedful.bandits.streams import streams
 
 
+@lru_cache(maxsize=32)
 def one_set(arms: int, window: int) -> Ints:
-    """The arms of a set's rounds, -1 where an arm rests: about 1.5 W^2 rounds for each arm.
+    """The arms of a set's rounds, -1 where an arm rests: about 1.5 W^2 rounds for each arm; not to be written to.
 
     An arm's first lap is the one of W rounds of rest: while others had their turn, it has rested as long anyway.
     """
     rests = (window, *range(1, window))
     laps = [[IDLE] * rest + [arm] * (window + 1) for arm in range(arms) for rest in rests]
-    return np.concatenate([np.array(lap) for lap in laps])
+    turns = np.concatenate([np.array(lap) for lap in laps])
+    turns.flags.writeable = False
+    return turns
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class LSDExploreCommit(ScheduleMethod):
         share: c, of the theory's exploration, above 0.
         planner: ``practical`` or ``lp-round``, see :func:`~heedful.bandits.lsd_planning.plan`.
         draws: schedules tried by the practical planner, at least 1.
+        shape: of the payoffs, see :class:`~heedful.bandits.lsd.Payoffs`: the order that estimates are made to follow.
     """
 
     name: ClassVar[str] = "lsd-explore-commit"
@@ -59,48 +65,54 @@ class LSDExploreCommit(ScheduleMethod):
     share: float = 0.05
     planner: str = "practical"
     draws: int = 32
+    shape: Shape = "monotone"
 
     def __post_init__(self) -> None:
         whole("horizon", self.horizon, least=2)
         between("share", self.share, 0.0, open_low=True)
         whole("draws", self.draws)
+        check_shape(self.shape)
         if self.planner not in ("practical", "lp-round"):
             raise ValueError(f"planner={self.planner!r}: must be practical or lp-round")
 
     def exploration(self, arms: int, window: int) -> int:
-        """Rounds of exploration."""
+        """Rounds of exploration, if every reward comes in its own round."""
         ratio = (self.horizon / (arms * window**2)) ** (2 / 3)
         sets = math.ceil(self.share * ratio * math.log(self.horizon) ** (1 / 3))
         return min(self.horizon // 2, sets * len(one_set(arms, window)))
 
     def estimates(self, state: Seen, s: int = 0) -> Payoffs:
-        """Isotonic means; a state never seen pays what the next worse one does."""
+        """Means, isotonic where payoffs have an order: there a state never seen pays what the next worse one does.
+        Elsewhere it pays nothing."""
         from sklearn.isotonic import isotonic_regression
 
-        counts, table = state.counts[s], np.zeros(state.counts.shape[1:])
-        for row, seen, sums in zip(table, counts, state.sums[s]):
+        counts, width = state.counts[s], state.counts.shape[2]
+        first, table = ordered_from(self.shape, width // 2), state.sums[s] / np.maximum(1, counts)
+        for row, seen in zip(table[:, first:], counts[:, first:]):
             places = np.flatnonzero(seen)
             if len(places):
-                weights = seen[places].astype(np.float64)
-                fitted = isotonic_regression(sums[places] / weights, sample_weight=weights)
+                fitted = isotonic_regression(row[places], sample_weight=seen[places].astype(np.float64))
                 at = np.searchsorted(places, np.arange(len(row)), side="right") - 1
                 row[:] = np.where(at >= 0, fitted[np.maximum(at, 0)], 0.0)
-        return Payoffs.of_table(np.clip(table, 0.0, 1.0))
+        return Payoffs.of_table(np.clip(table, 0.0, 1.0), self.shape)
 
     def _commit(self, state: Seen) -> None:
-        """Makes the schedules of all lanes that have none."""
-        for s in np.flatnonzero(state.clock[:, BEGAN] == 0).tolist():
+        """Makes the schedules of lanes that have none and have been told as many rewards as were to be explored."""
+        k, width = state.counts.shape[1:]
+        laps, rounds = one_set(k, width // 2), self.exploration(k, width // 2)
+        sets, rest = divmod(rounds, len(laps))
+        wanted = sets * np.count_nonzero(laps != IDLE) + np.count_nonzero(laps[:rest] != IDLE)
+        ready = (state.clock[:, NOW] >= rounds) & (state.counts.sum(axis=(1, 2)) >= wanted)
+        for s in np.flatnonzero(ready & (state.clock[:, BEGAN] == 0)).tolist():
             adopt(state, s, self.estimates(state, s), self.draws, self.planner)
 
     def decide(self, state: Seen, arms: Ints, counted: Bits) -> None:
-        k, width = state.counts.shape[1:]
-        now = int(state.clock[0, NOW])
-        if now < self.exploration(k, width // 2):
-            laps = one_set(k, width // 2)
-            arms[:] = laps[now % len(laps)]
-        else:
+        if not state.clock[:, BEGAN].all():
             self._commit(state)
-            scheduled(state, arms)
+        scheduled(state, arms)
+        laps = one_set(state.counts.shape[1], state.counts.shape[2] // 2)
+        exploring = state.clock[:, BEGAN] == 0
+        arms[exploring] = laps[state.clock[exploring, NOW] % len(laps)]
 
     def run(self, payoffs: Payoffs, marks: Sequence[int], seed: int) -> Floats:
         k, w = payoffs.arms, payoffs.window

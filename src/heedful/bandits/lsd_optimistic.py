@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from heedful.bandits.base import between, whole
-from heedful.bandits.lsd import Payoffs
+from heedful.bandits.lsd import Payoffs, Shape, check_shape, ordered_from
 from heedful.bandits.lsd_learner import (
     BEGAN,
     NOW,
@@ -41,7 +41,7 @@ class LSDOptimistic(ScheduleMethod):
         scale: of the confidence width, at least 0; 1 is the theory's.
         planner: ``practical`` or ``lp-round``, see :func:`~heedful.bandits.lsd_planning.plan`.
         draws: schedules tried by the practical planner, at least 1.
-        monotone: whether payoffs never fall in the order of states; if not, they never fall with rest.
+        shape: of the payoffs, see :class:`~heedful.bandits.lsd.Payoffs`: the order that bounds are made to follow.
     """
 
     name: ClassVar[str] = "lsd-optimistic"
@@ -49,12 +49,13 @@ class LSDOptimistic(ScheduleMethod):
     scale: float = 1.0
     planner: str = "practical"
     draws: int = 32
-    monotone: bool = True
+    shape: Shape = "monotone"
 
     def __post_init__(self) -> None:
         whole("horizon", self.horizon, least=2)
         between("scale", self.scale, 0.0)
         whole("draws", self.draws)
+        check_shape(self.shape)
         if self.planner not in ("practical", "lp-round"):
             raise ValueError(f"planner={self.planner!r}: must be practical or lp-round")
 
@@ -68,9 +69,9 @@ class LSDOptimistic(ScheduleMethod):
         counts, window = state.counts[s], state.counts.shape[2] // 2
         width = self.scale * np.sqrt(2.0 * math.log(self.horizon) / np.maximum(1, counts))
         best = np.where(counts > 0, state.sums[s] / np.maximum(1, counts) + width, 1.0)
-        first = 0 if self.monotone else window
+        first = ordered_from(self.shape, window)
         best[:, first:] = np.minimum.accumulate(best[:, first:][:, ::-1], axis=1)[:, ::-1]
-        return Payoffs.of_table(np.minimum(best, 1.0), self.monotone)
+        return Payoffs.of_table(np.minimum(best, 1.0), self.shape)
 
     def _shortest(self, state: Seen) -> int:
         """Rounds that a schedule is followed at least: each change costs about W rounds of transition."""

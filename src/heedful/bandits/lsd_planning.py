@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from heedful.bandits.base import whole
 from heedful.bandits.lsd import Payoffs
 from heedful.bandits.lsd_relaxation import Relaxation, cycle_payoffs, relax
 from heedful.bandits.lsd_rounding import Rule, Schedule, averages, rounded
@@ -62,26 +63,31 @@ def plan(
         payoffs: known, or estimated.
         rng: of the draws.
         draws: how many schedules are drawn, and tried.
-        method: ``lp-round``: one draw, with the guarantee. ``practical``: the best of many draws, each with and without
-            filling idle rounds, of greedy and of the best single cycle; never below any of them.
+        method: ``lp-round``: one draw, with the guarantee of the payoffs' shape. ``practical``: the best of many draws,
+            of greedy and of the best single cycle; never below any of them. Draws of monotone arms are tried with and
+            without filling idle rounds, those of half-monotone ones as whole runs, and those of arms of any shape in
+            all three ways.
         rounds: for how long each is tried; None: 20 W.
         relaxation: of the payoffs, if it is at hand.
 
-    Raises ValueError for another method.
+    Raises ValueError for another method, or no draws.
     """
     if method not in ("practical", "lp-round"):
         raise ValueError(f"method={method!r}: must be practical or lp-round")
+    whole("draws", draws)
     bound = relaxation or relax(payoffs)
     span, burn = rounds or 20 * payoffs.window, 2 * payoffs.window
-    rule: Rule = "real" if payoffs.monotone else "whole-runs"
+    rule: Rule = "real" if payoffs.shape == "monotone" else "whole-runs"
     if method == "lp-round":
         (schedule,) = rounded(bound, payoffs, 1, rng, rule)
         return Plan(schedule, float(averages([schedule], payoffs, span, burn)[0]), bound.value)
     drawn = rounded(bound, payoffs, draws, rng, rule, scale=1.0)
-    filled = [Schedule(s.rests, s.plays, s.offsets, s.rule, fill=True) for s in drawn]
-    groups = [drawn, [greedy(payoffs.arms)], [best_cycle(payoffs)]]
-    if payoffs.monotone:
-        groups.insert(1, filled)
+    groups = [drawn]
+    if payoffs.shape == "any":
+        groups.append(rounded(bound, payoffs, draws, rng, "real"))
+    if payoffs.shape != "half-monotone":
+        groups.append([Schedule(s.rests, s.plays, s.offsets, s.rule, fill=True) for s in groups[-1]])
+    groups += [[greedy(payoffs.arms)], [best_cycle(payoffs)]]
     tried = [(s, float(value)) for group in groups for s, value in zip(group, averages(group, payoffs, span, burn))]
     schedule, value = max(tried, key=lambda pair: pair[1])
     return Plan(schedule, value, bound.value)

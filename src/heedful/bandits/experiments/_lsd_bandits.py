@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -13,13 +13,13 @@ import numpy as np
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.block_ucb import BlockUCB
-from heedful.bandits.experiments.lsd_bandits import GROWING
+from heedful.bandits.experiments.lsd_bandits import CALIBRATION
 from heedful.bandits.lsd import Payoffs, generate, mark_played, place, unplayed
 from heedful.bandits.lsd_explore import LSDExploreCommit
 from heedful.bandits.lsd_learner import SwitchMethod
 from heedful.bandits.lsd_optimistic import LSDOptimistic
 from heedful.bandits.lsd_planning import best_cycle, greedy, optimum, plan, round_robin
-from heedful.bandits.lsd_relaxation import relax
+from heedful.bandits.lsd_relaxation import Relaxation, relax
 from heedful.bandits.lsd_rounding import averages, rounded
 from heedful.bandits.sliding_window_ucb import SlidingWindowUCB
 from heedful.bandits.streams import streams
@@ -33,6 +33,12 @@ LEARNED = (8, 8)
 """Arms and window of the instances that are learned."""
 
 
+def quarter(relaxation: Relaxation, window: int) -> float:
+    """What whole runs are guaranteed of LP*: runs of an arm that always plays end after 10 W rounds."""
+    always = bool((relaxation.rests == 0).any())
+    return 0.25 - (window + 1) / (10 * window) * always
+
+
 def _plan(cell: Cell, ctx: Context) -> Iterator[Row]:
     k, w, draws = cell["arms"], cell["window"], ctx.params["draws"]
     for number in range(ctx.params["instances"]):
@@ -41,13 +47,13 @@ def _plan(cell: Cell, ctx: Context) -> Iterator[Row]:
         payoffs = generate(cell["family"], k, w, rng, cell["recovery"])
         relaxation = relax(payoffs)
         bound, burn = relaxation.value, 2 * w
-        rule, least = ("real", SHARE) if payoffs.monotone else ("whole-runs", 0.25 - (w + 1) / (10 * w))
+        rule, least = ("real", SHARE) if payoffs.shape == "monotone" else ("whole-runs", quarter(relaxation, w))
         schedules = rounded(relaxation, payoffs, draws, rng, rule)  # type: ignore[arg-type]
         ratios = averages(schedules, payoffs, ctx.params["rounds"], burn) / bound
         mean, spread = float(ratios.mean()), float(ratios.std(ddof=1))
         broken = float(mean < least - 3 * spread / math.sqrt(draws) - 1e-9)
         yield {"planner": "rounding", "item": item, "ratio": mean, "spread": spread, "broken": broken}
-        if not payoffs.monotone:
+        if payoffs.shape != "monotone":
             unscaled = rounded(relaxation, payoffs, draws, rng, "whole-runs", scale=1.0)
             ratio = float(averages(unscaled, payoffs, ctx.params["rounds"], burn).mean()) / bound
             yield {"planner": "rounding, unscaled", "item": item, "ratio": ratio}
@@ -111,26 +117,30 @@ def _known(seed: int) -> tuple[float, float]:
     return relaxation.value, float(np.mean(earned))
 
 
-def learner(name: str, horizon: int) -> SwitchMethod:
-    """A learner by the name that it has in the experiment."""
-    if name.startswith("optimistic"):
-        return LSDOptimistic(horizon, scale=0.3 if name.endswith("0.3") else 1.0)
+def learner(name: str, horizon: int, setting: Mapping[str, Any]) -> SwitchMethod | ArmMethod:
+    """A learner by the name that it has in the experiment; what the setting does not say is untuned."""
+    if name == "optimistic":
+        return LSDOptimistic(horizon, scale=setting.get("scale", 1.0))
     if name == "explore-commit":
-        return LSDExploreCommit(horizon)
+        return LSDExploreCommit(horizon, share=setting.get("exploration", 0.05))
+    if name == "block-ucb":
+        return BlockUCB(setting["variant"], setting["length"])
+    if name == "ucb1":
+        return UCB1(setting.get("scale", 1.0))
+    if name == "sliding-window-ucb":
+        window = round(setting.get("memory", 1.0) * 2 * math.sqrt(horizon * math.log(horizon)))
+        return SlidingWindowUCB(window, scale=setting.get("scale", 1.0))
     return BlockUCB({"comb-ucb1": "comb", "isi-comb-ucb1": "isi", "calibrated": "calibrated"}[name])
 
 
 def _learn(cell: Cell, ctx: Context) -> Iterator[Row]:
-    name, horizon, seeds = cell["method"], ctx.params["horizon"], list(ctx.params["seeds"])
-    instances = [_instance(seed) for seed in seeds]
-    if name in ("ucb1", "sliding-window-ucb"):
-        window = round(2 * math.sqrt(horizon * math.log(horizon)))
-        method: ArmMethod = UCB1() if name == "ucb1" else SlidingWindowUCB(window)
-        earned = ignorant(method, instances, horizon, seeds)
+    first = CALIBRATION if cell["part"] == "tuning" else 0
+    horizon, seeds = ctx.params["horizon"], [first + seed for seed in ctx.params["seeds"]]
+    instances, method = [_instance(seed) for seed in seeds], learner(cell["method"], horizon, cell.dict)
+    if isinstance(method, SwitchMethod):
+        earned = [float(method.run(payoffs, [horizon], seed)[-1]) for payoffs, seed in zip(instances, seeds)]
     else:
-        earned = [
-            float(learner(name, horizon).run(payoffs, [horizon], seed)[-1]) for payoffs, seed in zip(instances, seeds)
-        ]
+        earned = ignorant(method, instances, horizon, seeds)
     for seed, sum_ in zip(seeds, earned):
         bound, known = _known(seed)
         yield {
@@ -142,10 +152,12 @@ def _learn(cell: Cell, ctx: Context) -> Iterator[Row]:
 def _grow(cell: Cell, ctx: Context) -> Iterator[Row]:
     """Regret as the horizon grows, summed over some instances so that a lucky last schedule does not decide."""
     members = [1000 + cell["group"] * ctx.params["members"] + n for n in range(ctx.params["members"])]
-    for name in GROWING:
+    growing = {"optimistic": 1.0, "optimistic, tuned": cell["scale"], "explore-commit": None}
+    for name, scale in growing.items():
         regrets = []
         for horizon in ctx.params["horizons"]:
-            method, total = learner(name, horizon), 0.0
+            method = LSDExploreCommit(horizon) if scale is None else LSDOptimistic(horizon, scale=scale)
+            total = 0.0
             for seed in members:
                 total += _known(seed)[1] * horizon - float(method.run(_instance(seed), [horizon], seed)[-1])
             explored = method.exploration(*LEARNED) / horizon if isinstance(method, LSDExploreCommit) else None
@@ -156,4 +168,4 @@ def _grow(cell: Cell, ctx: Context) -> Iterator[Row]:
         yield {"learner": name, "slope": None if logs is None else float(np.polyfit(logs[0], logs[1], 1)[0])}
 
 
-PARTS = {"plan": _plan, "learn": _learn, "grow": _grow}
+PARTS = {"plan": _plan, "learn": _learn, "tuned": _learn, "tuning": _learn, "grow": _grow}

@@ -18,7 +18,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     plans = rows.filter((pl.col("part") == "plan") & (pl.col("planner") != "bound"))
     return [
         *_planners(plans.with_columns(pl.format("{} k={} W={}", "family", "arms", "window").alias("instances"))),
-        _learners(rows.filter(pl.col("part") == "learn")),
+        _learners(rows.filter(pl.col("part").is_in(["learn", "tuned"]))),
         _growth(rows.filter(pl.col("part") == "grow")),
     ]
 
@@ -66,6 +66,9 @@ def _planners(plans: pl.DataFrame) -> Sequence[Figure]:
 
 
 def _learners(learn: pl.DataFrame) -> Figure:
+    learn = learn.with_columns(
+        pl.when(part="tuned").then(pl.format("{}, tuned", "method")).otherwise("method").alias("method")
+    )
     table = (
         learn.group_by("method")
         .agg(

@@ -354,8 +354,9 @@ experiment = Experiment(
     example="""\
 from heedful.bandits import DynLinUCB, LinearSystem, Reward
 
+# The second action pays 0.6 at once; the first pays later, and more.
 system = LinearSystem(a=[[0.5]], b=[[0.4, 0.0]], omega=[1.0], theta=[0.0, 0.6])
-learner = DynLinUCB.knowing(system, horizon=1000, scale=0.1).start(actions=[[1.0, 0.0], [0.0, 1.0]])
+learner = DynLinUCB.knowing(system, horizon=1000, scale=0.3).start(actions=[[1.0, 0.0], [0.0, 1.0]])
 state, played = 0.0, [0, 0]
 for _ in range(1000):
     choice = learner.decide()

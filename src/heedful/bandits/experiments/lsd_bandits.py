@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale
+from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,10 +18,24 @@ SHAPES = ((3, 3), (5, 5), (10, 5), (10, 10))
 FAMILIES = (("rand", 30, 10, 3), ("sticky", 4, 5, 3), ("trap", 2, 10, 3), ("trap", 5, 10, 6), ("flat", 4, 5, 3))
 """Further families: arms, window, and the rounds that a trap needs to recover."""
 LEARNERS = (
-    "optimistic", "optimistic-0.3", "explore-commit", "comb-ucb1", "isi-comb-ucb1", "calibrated", "ucb1",
-    "sliding-window-ucb",
+    "optimistic", "explore-commit", "comb-ucb1", "isi-comb-ucb1", "calibrated", "ucb1", "sliding-window-ucb",
 )  # fmt: skip
-GROWING = ("optimistic", "optimistic-0.3", "explore-commit")
+GRIDS: dict[str, list[dict[str, Any]]] = {
+    "optimistic": [{"scale": scale} for scale in (1.0, 0.5, 0.3, 0.15, 0.05)],
+    "explore-commit": [{"exploration": c} for c in (0.05, 0.01, 0.02, 0.1, 0.2)],
+    "block-ucb": [
+        {"variant": "comb", "length": 3}, {"variant": "comb", "length": 2}, {"variant": "comb", "length": 4},
+        {"variant": "isi", "length": 3}, {"variant": "calibrated", "length": 3},
+    ],
+    "sliding-window-ucb": [
+        {"memory": share, "scale": scale}
+        for share, scale in ((1.0, 1.0), (0.01, 1.0), (0.003, 1.0), (1.0, 30.0), (1.0, 100.0))
+    ],
+    "ucb1": [{"scale": scale} for scale in (1.0, 10.0, 30.0, 100.0, 300.0)],
+}  # fmt: skip
+"""Candidates: of the confidence width; c of explore-then-commit; blocks; the window as a share of the theory's."""
+CALIBRATION = 10_000
+"""Instances and seeds from here on are for tuning alone."""
 
 
 def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]:
@@ -32,8 +46,14 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]
         yield Cell.of(part="plan", family=family, arms=arms, window=window, recovery=recovery)
     for method in LEARNERS:
         yield Cell.of(part="learn", method=method)
+    for method, setting in tuned.items():
+        yield Cell.of(part="tuned", method=method, **setting)
     for group in range(params["groups"]):
-        yield Cell.of(part="grow", group=group)
+        yield Cell.of(part="grow", group=group, scale=tuned["optimistic"]["scale"])
+
+
+def _candidates(params: Mapping[str, Any], method: str, setting: Mapping[str, Any]) -> Iterator[Cell]:
+    yield Cell.of(part="tuning", method=method, **setting)
 
 
 def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
@@ -139,6 +159,7 @@ experiment = Experiment(
     cells=cells,
     measure=measure,
     figures=figures,
+    tuning=Tuning(grids=lambda params: GRIDS, cells=_candidates, metric="share"),
     modules=(
         "heedful.bandits.experiments._lsd_bandits",
         *(
@@ -299,6 +320,46 @@ experiment = Experiment(
             rule="superior",
             unit=("group",),
             treatment={"learner": "optimistic"},
+            control=0.8,
+            where={"part": "grow"},
+            published="sublinear",
+        ),
+        *(
+            Claim(
+                f"tuned-{name}",
+                f"With each tuned, {one} earns more than {other}.",
+                "share",
+                rule="superior",
+                unit=("seed",),
+                treatment={"method": treatment},
+                control={"method": control},
+                where={"part": "tuned"},
+            )
+            for name, one, treatment, other, control in (
+                ("explore", "the optimistic learner", "optimistic", "explore-then-commit", "explore-commit"),
+                ("blocks", "the optimistic learner", "optimistic", "CombUCB1 or one of its variants", "block-ucb"),
+                ("ucb1", "the optimistic learner", "optimistic", "UCB1, which ignores states", "ucb1"),
+                ("window", "explore-then-commit", "explore-commit", "sliding-window UCB", "sliding-window-ucb"),
+            )
+        ),
+        Claim(
+            "tuned-target",
+            "The optimistic learner with a tuned width earns more than the target, 1 - 1/e of LP*.",
+            "share",
+            rule="superior",
+            unit=("seed",),
+            treatment={"method": "optimistic"},
+            control=0.6321,
+            where={"part": "tuned"},
+            published="sublinear regret against it",
+        ),
+        Claim(
+            "tuned-sublinear",
+            "With the width tuned, too, the optimistic learner's regret grows with slope below 0.8.",
+            "slope",
+            rule="superior",
+            unit=("group",),
+            treatment={"learner": "optimistic, tuned"},
             control=0.8,
             where={"part": "grow"},
             published="sublinear",
