@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import numba
@@ -106,6 +107,21 @@ def choose(rewards, played, triggered, clock, feasible, alpha, width, epoch, ste
     return 0
 
 
+@numba.njit(cache=True, nogil=True)
+def _learn(last, actions, rewards):  # type: ignore[no-untyped-def]
+    for s in range(len(actions)):
+        last[s, actions[s]] = rewards[s]
+
+
+@cache
+def _constants(alpha: float, noise: float, epoch: int | None, actions: int) -> tuple[float, float, int]:
+    """As :meth:`AR2.constants`; worked out once, because it takes as long as half a round."""
+    scale = alpha * noise
+    rounds = math.ceil(actions / scale**3) if epoch is None else epoch
+    c = math.sqrt(max(0.0, 4 * math.log(1 / scale) + 4 * math.log(rounds) + 2 * math.log(4 * actions)))
+    return float(alpha), 24.0 * c * noise, min(rounds, 2**62)
+
+
 @dataclass(frozen=True)
 class AR2(ArmMethod):
     """Alternating and restarting, for rewards that follow an auto-regression each.
@@ -137,10 +153,7 @@ class AR2(ArmMethod):
 
     def constants(self, actions: int) -> tuple[float, float, int]:
         """alpha, ``24 c sigma``, and the rounds of an epoch, for K actions."""
-        scale = self.alpha * self.noise
-        epoch = math.ceil(actions / scale**3) if self.epoch is None else self.epoch
-        c = math.sqrt(max(0.0, 4 * math.log(1 / scale) + 4 * math.log(epoch) + 2 * math.log(4 * actions)))
-        return float(self.alpha), 24.0 * c * self.noise, min(epoch, 2**62)
+        return _constants(self.alpha, self.noise, self.epoch, actions)
 
     def choose(self, state: Any, contexts: Any, feasible: Any, step: int, actions: Any, chances: Any) -> Any:
         rewards, played, triggered, clock = state
@@ -148,7 +161,7 @@ class AR2(ArmMethod):
         return choose(rewards, played, triggered, clock, feasible, alpha, width, epoch, step, actions), None
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
-        state.rewards[np.arange(len(actions)), actions] = rewards
+        _learn(state.rewards, actions, rewards)
 
     def learn_logged(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
         epoch = self.constants(state.rewards.shape[1])[2]
