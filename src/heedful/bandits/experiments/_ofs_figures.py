@@ -104,7 +104,8 @@ def _special(rows: pl.DataFrame) -> Figure:
 
 def _phase(rows: pl.DataFrame) -> Figure:
     keys = ["points", "eta", "eps"]
-    table = rows.group_by(*keys, "method").agg(pl.col("violation").mean()).pivot("method", index=keys)
+    means = rows.group_by(*keys, "method").agg(pl.col("violation").mean())
+    table = means.pivot("method", index=keys, sort_columns=True)
     table = table.with_columns(((pl.col("ofs") + 0.1) / (pl.col("primal-dual") + 0.1)).alias("ratio")).sort(keys)
     chart = (
         alt.Chart(table)
