@@ -76,7 +76,7 @@ def _learners(learn: pl.DataFrame) -> Figure:
             pl.col("plan_regret").mean().alias("regret, planner"),
             pl.col("target_regret").mean().alias("regret, target"),
         )
-        .sort("share", descending=True)
+        .sort("share", "method", descending=[True, False])
     )  # fmt: skip
     chart = (
         alt.Chart(learn.select("method", "seed", "share"))
