@@ -87,9 +87,10 @@ class Driver:
         return self.method.many(ACTIONS, FEATURES, seeds, **limits)
 
     def decide_lanes(self, lanes: Any, round_: int) -> Any:
-        """What :meth:`decide` asks, in every lane."""
-        context = np.broadcast_to(self.context(round_), (lanes.lanes, *self.context(round_).shape))
-        return lanes.decide(context, np.array([round_ % 3 != 0, True, True, True]))
+        """What :meth:`decide` asks of round ``round_ + s``, in lane s."""
+        rounds = [round_ + s for s in range(lanes.lanes)]
+        feasible = np.array([[each % 3 != 0, True, True, True] for each in rounds])
+        return lanes.decide(np.stack([self.context(each) for each in rounds]), feasible)
 
     def together(self, token: int, each: list[Any]) -> Any:
         """The feedback of all lanes, from that of learners on their own."""

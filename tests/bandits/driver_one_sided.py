@@ -70,7 +70,7 @@ class Driver:
         return self.method.many(RULES, PEOPLE, seeds, **limits)
 
     def decide_lanes(self, lanes: Any, round_: int) -> Any:
-        return lanes.decide(np.stack([self.people(round_)] * lanes.lanes))
+        return lanes.decide(np.stack([self.people(round_ + s) for s in range(lanes.lanes)]))
 
     def together(self, token: int, each: list[Any]) -> Any:
         return Labels(token, np.stack([one.labels for one in each]), [one.reported for one in each])

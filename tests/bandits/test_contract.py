@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heedful.bandits import Method, make, names
+from heedful.bandits import Labels, Method, Outcome, Reward, make, names
 from heedful.bandits.learners import classes
 
 
@@ -45,6 +46,12 @@ def play(driver: Any, learner: Any, rounds: range) -> list[Any]:
         out.append(driver.values(decision))
         learner.update(driver.feedback(decision, round_))
     return out
+
+
+def of_another_kind(kind: type, token: int) -> list[Any]:
+    """Feedback on the decision as other learners take it."""
+    each = [Reward(token, 0.5), Outcome(token, 0.5, 0.0, 0.5), Labels(token, np.ones(3))]
+    return [one for one in each if type(one) is not kind]
 
 
 def finite(learner: Any) -> bool:
@@ -86,11 +93,15 @@ def test_lanes_decide_as_learners_of_their_seeds_and_can_be_saved(driver: Any, t
     seeds = range(3)
     lanes, singles = driver.many(seeds, max_pending=9), [driver.start(seed=seed, max_pending=9) for seed in seeds]
     for round_ in range(60):
-        decision, each = driver.decide_lanes(lanes, round_), [driver.decide(one, round_) for one in singles]
+        decision = driver.decide_lanes(lanes, round_)  # lane s is asked what others are in round_ + s
+        each = [driver.decide(one, round_ + s) for s, one in enumerate(singles)]
         for s, own in enumerate(each):
             for found, expected in zip(driver.lane(decision, s), driver.values(own), strict=True):
                 assert found == (expected if isinstance(expected, str) else pytest.approx(expected, abs=1e-12))
-        told = [driver.feedback(own, round_ + s) for s, own in enumerate(each)]  # lanes come to differ
+        told = [driver.feedback(own, round_ + s) for s, own in enumerate(each)]
+        for field in dataclasses.fields(decision):  # what is handed out may be written to
+            if isinstance(array := getattr(decision, field.name), np.ndarray):
+                array[...] = 0
         if round_ % 5 == 4:
             continue  # never told
         lanes.update(driver.together(decision.token, told))
@@ -166,7 +177,7 @@ def test_unknown_and_used_tokens_and_bad_feedback_are_refused_and_change_nothing
             learner.update([bad])
     with pytest.raises(ValueError, match="twice"):
         learner.update([good, good])
-    for not_feedback in (1.0, None, [1.0]):
+    for not_feedback in (1.0, None, [1.0], *(of_another_kind(type(good), 10))):
         with pytest.raises(ValueError, match="feedback"):
             learner.update(not_feedback)
     assert learner.counts.pending == 1

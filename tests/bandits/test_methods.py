@@ -292,6 +292,16 @@ def test_a_triangle_stands_for_its_matrix(seed: int, d: int) -> None:
     assert np.array_equal(square(triangle), matrix)
 
 
+@pytest.mark.parametrize("spec", ["linucb", "lints", "linucb:shared=true"])
+def test_contexts_too_large_to_be_squared_are_refused_and_not_taken_for_certain(spec: str) -> None:
+    method = make(spec)
+    learner = method.start(2, 2)
+    context = np.full((2, 2) if method.per_action else 2, 1e160)
+    with pytest.raises(ValueError, match="too large to be summed"):
+        learner.decide(context)
+    assert learner.counts.decided == 0
+
+
 def test_an_action_set_of_another_size_is_chosen_from_every_round() -> None:
     for method in (LinUCB(shared=True), LinTS(shared=True)):
         learner = method.start(2, 3)

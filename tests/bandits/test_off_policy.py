@@ -133,7 +133,9 @@ def test_plays_by_hand() -> None:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"propensities": np.array([0.5, 0.0])}, r"propensities: must lie in \(0, 1\], is 0 in row 1"),
+        ({"propensities": np.array([0.5, 0.0])}, r"propensities: must lie in \(0, 1\], .*, is 0 in row 1"),
+        ({"propensities": np.array([0.5, 1e-160])}, "not below 1e-30, is 1e-160 in row 1"),
+        ({"covered": [[True, True], [True]]}, "covered: must be a mask, whose rows are equally long"),
         ({"propensities": np.array([1.5, 0.5])}, "is 1.5 in row 0"),
         ({"propensities": np.array([np.nan, 0.5])}, "propensities: must be 2 finite numbers"),
         ({"rewards": np.array([1.0, np.inf])}, "rewards: must be 2 finite numbers"),

@@ -51,6 +51,11 @@ def test_shipped_models_and_folders_need_no_hub(closed: str, tmp_path: Path, mon
     assert find("owner/name") == Found("owner/name", local=True)
     with pytest.raises(ValueError, match=r"^model \./nowhere: no such folder$"):
         find("./nowhere")
+    for nothing in ("", " "):
+        with pytest.raises(ValueError, match=r"^model: no name, folder or id is given$"):
+            find(nothing)
+    with pytest.raises(ValueError, match=r"^model ~nobody/x: no such folder$"):
+        find("~nobody/x")
     with pytest.raises(ValueError, match=r"^model a/b/c: no such folder, and no id of the hub, which is OWNER/NAME$"):
         find("a/b/c")
 

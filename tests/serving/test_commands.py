@@ -145,6 +145,11 @@ def test_a_cache_that_fills_is_not_warned_of(heedful, tmp_path, log):
     assert (status, err) == (0, "") and "note 2" not in stored.facts
 
 
+def test_one_scheduler_alone_is_no_reason_for_a_warning(heedful, tmp_path, log):
+    words = ("--schedulers", "oracle", "--clients", "50,100", "--no-search")
+    assert heedful("compare", "serving", "--trace", log, *words, "--capacity", "20000")[::2] == (0, "")
+
+
 def test_the_unit_that_arrival_times_are_taken_in_is_told(heedful, log):
     words = ("compare", "serving", "--trace", log, *FEW, "--speed", "1", "--no-search")
     assert "taken as seconds" not in heedful(*words)[1]

@@ -43,19 +43,11 @@ class Choice:
         return self.chance if isinstance(self.chance, float) else float(self.chance()[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Several:
-    """Actions that were decided together.
+class _Several:
+    """What actions that were decided together have in common."""
 
-    Attributes:
-        actions: int64 ``[n]``.
-        chances: their probabilities, or a function that works them out.
-        supported: as in :class:`Choice`.
-    """
-
-    actions: NDArray[np.int64]
+    __slots__ = ()
     chances: Floats | Callable[[], Floats]
-    supported: bool
 
     @property
     def probability(self) -> Floats:
@@ -63,18 +55,38 @@ class Several:
         return self.chances() if callable(self.chances) else self.chances
 
 
-@dataclass(frozen=True, slots=True)
-class Choices(Several):
-    """One action in every lane; ``token`` is one for all of them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Choices(_Several):
+    """One action in every lane.
+
+    Attributes:
+        token: one for all lanes.
+        actions: int64 ``[lanes]``.
+        chances: their probabilities, or a function that works them out.
+        supported: as in :class:`Choice`.
+    """
 
     token: int
+    actions: NDArray[np.int64]
+    chances: Floats | Callable[[], Floats]
+    supported: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Batch(Several):
-    """One action for every row of a batch; ``tokens``, one per row, are consecutive."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch(_Several):
+    """One action for every row of a batch.
+
+    Attributes:
+        tokens: one per row, consecutive.
+        actions: int64 ``[rows]``.
+        chances: their probabilities, or a function that works them out.
+        supported: as in :class:`Choice`.
+    """
 
     tokens: range
+    actions: NDArray[np.int64]
+    chances: Floats | Callable[[], Floats]
+    supported: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +242,8 @@ class _Arms(Learner[Any]):
             raise ValueError(f"context: {self.method.name} needs an array of numbers") from None
         shape, d = array.shape, self.features
         lead = 0 if rows is None else 1
-        expected = lead + (2 if self._per_action else 1)
-        wrong = len(shape) != expected or shape[-1] != d or (rows is not None and rows >= 0 and shape[0] != rows)
-        if wrong:
-            first = "" if rows is None else f"{rows}, " if rows >= 0 else "rows, "
+        if len(shape) != lead + (2 if self._per_action else 1) or shape[-1] != d or shape[:lead] != (rows,)[:lead]:
+            first = "" if rows is None else f"{rows}, "
             form = f"[{first}K, {d}]" if self._per_action else f"[{first}{d}]"
             raise ValueError(f"context: must have shape {form}, has {list(shape)}")
         return array.reshape(1 if rows is None else shape[0], shape[lead] if self._per_action else 1, d)
@@ -320,7 +330,8 @@ class ArmLearner(_Arms):
             contexts: float64 ``[rows, d]``, or ``[rows, K, d]``.
             feasible: bool ``[K]`` or ``[rows, K]``.
 
-        Raises ValueError as :meth:`decide`, naming the row; then nothing has been decided.
+        Raises ValueError as :meth:`decide`, naming the row; then nothing has been decided. (Where numbers were too
+        large to be summed, earlier rows have been counted all the same: such a learner is of no more use.)
         """
         rows = whole("rows", rows, least=0)
         given = self._contexts(contexts, rows) if self._linear else np.zeros((rows, 0, 0))
@@ -335,7 +346,7 @@ class ArmLearner(_Arms):
             columns.insert(0, given[:, None])
         tokens = self.ledger.issue_all(list(zip(*columns)))
         late, supported = self._late(draws, mask, actions, chances)
-        return Batch(actions, late, supported, tokens)
+        return Batch(tokens, actions, late, supported)
 
     def check_feedback(self, kept: Kept, feedback: Reward) -> None:
         check_reward(feedback, self._unit)
@@ -377,9 +388,10 @@ class ArmLanes(_Arms):
         if code:
             self._refuse(code)
         self._check_decided(actions)
-        token = self.ledger.issue((contexts, actions, chances) if self._linear else (actions, chances))
+        kept = actions.copy(), chances.copy()  # what is handed out may be written to
+        token = self.ledger.issue((contexts, *kept) if self._linear else kept)
         late, supported = self._late(draws, mask, actions, chances)
-        return Choices(actions, late, supported, token)
+        return Choices(token, actions, late, supported)
 
     def check_feedback(self, kept: Kept, feedback: Rewards) -> None:
         check_rewards(feedback, self._counted, self._unit)

@@ -15,9 +15,9 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
-from heedful.bandits.base import between
+from heedful.bandits.base import between, numbers_of, whole
 from heedful.bandits.kernels import not_finite
-from heedful.bandits.linear_rules import Floats, numbers_of
+from heedful.bandits.linear_rules import Floats
 
 
 @numba.njit(cache=True, nogil=True)
@@ -130,8 +130,10 @@ class Panel:
             slack: the range that each one's is drawn from.
             group: everybody's weight of the last feature; with 1/2 or more people of different groups are as far apart
                 as can be, and no difference between them is ever reported.
+
+        Raises ValueError for numbers out of range.
         """
-        weights = np.zeros((members, features))
+        weights = np.zeros((whole("members", members), whole("features", features, least=2)))
         weights[:, :-1] = rng.dirichlet(np.ones(features - 1), members)
         weights[:, -1] = group
         return cls(weights, rng.uniform(*slack, members), alpha, gamma)

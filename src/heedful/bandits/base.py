@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Kept = tuple[Any, ...]
 """What a learner wants back with the feedback of a decision: numbers and arrays. All entries of a learner have the same
@@ -368,3 +368,11 @@ def between(name: str, value: Any, low: float, high: float = float("inf"), open_
         start, end = "(" if open_low else "[", "]" if np.isfinite(high) else ")"
         raise ValueError(f"{name}={value!r}: must be a number in {start}{low:g}, {high:g}{end}")
     return float(value)
+
+
+def numbers_of(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """float64, contiguous. Raises ValueError, naming what it is, for what is no array of numbers."""
+    try:
+        return np.ascontiguousarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: must be an array of numbers") from None

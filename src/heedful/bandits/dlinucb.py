@@ -89,7 +89,7 @@ def _decide_one(state, s):  # type: ignore[no-untyped-def]
         length = ridge * dot(solved, solved)
         for i in range(n):
             length += solved[i] * dot(squared[i], solved)
-        index = dot(vectors[k], estimate) + radius * np.sqrt(max(0.0, length))
+        index = dot(vectors[k], estimate) + radius * np.sqrt(0.0 if length < 0.0 else length)
         if index > top + 1e-12:
             top, found = index, k
     state.rounds[s] += 1

@@ -6,18 +6,12 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from heedful.bandits.base import numbers_of
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.int8]
-
-
-def numbers_of(name: str, values: ArrayLike) -> Floats:
-    """float64, contiguous. Raises ValueError, naming what it is, for what is no array of numbers."""
-    try:
-        return np.ascontiguousarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: must be an array of numbers") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,7 @@ class LSDExploreCommit(ScheduleMethod):
     """Exploration first, then a schedule.
 
     Attributes:
-        horizon: T, at least 2.
+        horizon: T, at least 2. Exploration ends when its rewards have come; if they never do, it does not.
         share: c, of the theory's exploration, above 0.
         planner: ``practical`` or ``lp-round``, see :func:`~heedful.bandits.lsd_planning.plan`.
         draws: schedules tried by the practical planner, at least 1.

@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from heedful.bandits.base import between
+from heedful.bandits.base import between, numbers_of
 
 Floats = NDArray[np.float64]
+LEAST_PROPENSITY = 1e-30
+"""Of a logged row; weights are squared and summed."""
 LEAST_ESS, MOST_UNCOVERED = 100.0, 0.01
 """Below, or above, a log does not carry a policy."""
 
@@ -126,6 +128,13 @@ class Support:
     mean_weight: float
     uncovered: float
 
+    @classmethod
+    def of(cls, weights: Floats, uncovered: float = 0.0) -> Support:
+        """Of weights float64 ``[n]``, none of them below 0."""
+        squares = float((weights**2).sum())
+        ess = float(weights.sum()) ** 2 / squares if squares else 0.0
+        return cls(ess, float(weights.max()), float(weights.mean()), uncovered)
+
     @property
     def problems(self) -> tuple[str, ...]:
         """In words why the log does not carry the policy; empty if it does."""
@@ -144,7 +153,7 @@ class Logged:
     Attributes:
         actions: int64 ``[n]``: what was done, in 0..K-1.
         rewards: float64 ``[n]``: what it brought.
-        propensities: float64 ``[n]``: with which probability it was done, in (0, 1].
+        propensities: float64 ``[n]``: with which probability it was done, in (0, 1], at least 1e-30.
         covered: bool ``[n, K]`` or ``[K]``: which actions could have been logged.
 
     Raises ValueError for other shapes, no rows, actions that are unknown or that ``covered`` says could not have been
@@ -157,7 +166,10 @@ class Logged:
     covered: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        covered = np.asarray(self.covered)
+        try:
+            covered = np.asarray(self.covered)
+        except ValueError:
+            raise ValueError("covered: must be a mask, whose rows are equally long") from None
         if covered.ndim not in (1, 2) or covered.dtype != np.bool_:
             raise ValueError(
                 f"covered: must be a mask of shape [K] or [n, K], is {covered.dtype} {list(covered.shape)}"
@@ -168,10 +180,13 @@ class Logged:
         if covered.ndim == 2 and len(covered) != n:
             raise ValueError(f"covered: must have shape [{n}, K], has {list(covered.shape)}")
         rewards, propensities = (_finite(name, getattr(self, name), (n,)) for name in ("rewards", "propensities"))
-        bad = (propensities <= 0) | (propensities > 1)
+        bad = ~((propensities >= LEAST_PROPENSITY) & (propensities <= 1))
         if bad.any():
             row = int(bad.argmax())
-            raise ValueError(f"propensities: must lie in (0, 1], is {propensities[row]:g} in row {row}")
+            raise ValueError(
+                f"propensities: must lie in (0, 1], and not below {LEAST_PROPENSITY:g}, is {propensities[row]:g} in "
+                f"row {row}"
+            )
         lost = ~np.broadcast_to(covered, (n, k))[np.arange(n), actions]
         if lost.any():
             row = int(lost.argmax())
@@ -205,11 +220,8 @@ class Logged:
     def support(self, policy: ArrayLike) -> Support:
         """How far the log carries a policy. Raises ValueError as :meth:`weights`."""
         policy = self._policy(policy)
-        w = self._weights(policy, None)
-        squares = float((w**2).sum())
-        ess = float(w.sum()) ** 2 / squares if squares else 0.0
         uncovered = float(np.where(self.covered, 0.0, policy).sum(axis=1).mean())
-        return Support(ess, float(w.max()), float(w.mean()), uncovered)
+        return Support.of(self._weights(policy, None), uncovered)
 
     def estimates(
         self, policy: ArrayLike, predicted: ArrayLike | None = None, clip: float | None = None
@@ -252,10 +264,10 @@ def plays(probabilities: ArrayLike, actions: ArrayLike) -> Plays:
 
     Raises ValueError for other shapes, unknown actions and probabilities that are not finite.
     """
-    shape = np.shape(probabilities)
-    if len(shape) != 2:
-        raise ValueError(f"probabilities: must have shape [n, K], has {list(shape)}")
-    array, done = _finite("probabilities", probabilities, shape), _actions(actions, shape[1])
+    given = numbers_of("probabilities", probabilities)
+    if given.ndim != 2:
+        raise ValueError(f"probabilities: must have shape [n, K], has {list(given.shape)}")
+    array, done = _finite("probabilities", given, given.shape), _actions(actions, given.shape[1])
     if len(done) != len(array):
         raise ValueError(f"actions: must have shape [{len(array)}], has [{len(done)}]")
-    return Plays(array.sum(axis=0), np.bincount(done, minlength=shape[1]))
+    return Plays(array.sum(axis=0), np.bincount(done, minlength=array.shape[1]))

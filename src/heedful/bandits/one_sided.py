@@ -22,7 +22,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import Kept, Learner, Method, whole
+from heedful.bandits.base import Kept, Learner, Method, numbers_of, whole
 from heedful.bandits.kernels import not_finite
 from heedful.bandits.linear_rules import Bits, Floats, LinearRules
 from heedful.bandits.streams import generators
@@ -205,7 +205,7 @@ class _OneSided(Learner[Labels]):
         if prior is not None:
             if self._listed is None:
                 raise ValueError("prior: must be None with an optimiser, which knows no list of rules")
-            losses = np.array(prior, dtype=np.float64)
+            losses = numbers_of("prior", prior)
             if losses.shape != (len(self._listed),) or not np.isfinite(losses).all():
                 raise ValueError(f"prior: must be {len(self._listed)} finite numbers, has shape {list(losses.shape)}")
         rngs = generators(seeds)
@@ -231,13 +231,16 @@ class _OneSided(Learner[Labels]):
         treatment, accepted, inverse = self.method.act(self.state, bits, array)
         if self.method.exact and _impossible(treatment, accepted):
             raise ValueError(f"treatment: {self.method.name} accepted somebody with probability 0; must be above 0")
-        return self.ledger.issue((array, bits, accepted, inverse)), accepted, treatment
+        token = self.ledger.issue((array, bits, accepted.copy(), inverse))  # what is handed out may be written to
+        return token, accepted, treatment
 
     def _supported(self, treatment: Floats) -> bool:
         return self.method.exact and bool(((treatment > 0) & (treatment < 1)).any())
 
-    def _check(self, kept: Kept, labels: Any, shape: tuple[int, ...], reported: Sequence[Any]) -> None:
-        found = np.asarray(labels)
+    def _check(self, kept: Kept, feedback: Labels, shape: tuple[int, ...], reported: Sequence[Any]) -> None:
+        if not isinstance(feedback, Labels):
+            raise ValueError(f"feedback={feedback!r}: must be Labels")
+        found = np.asarray(feedback.labels)
         if found.shape != shape or found.dtype.kind not in "fiub":
             form = " x ".join(map(str, shape))
             raise ValueError(f"labels: must be {form} numbers, has shape {list(found.shape)}")
@@ -290,7 +293,7 @@ class OneSidedLearner(_OneSided):
         return Acceptance(token, accepted[0], treatment[0], self._supported(treatment))
 
     def check_feedback(self, kept: Kept, feedback: Labels) -> None:
-        self._check(kept, getattr(feedback, "labels", None), (self.people,), [feedback.reported])
+        self._check(kept, feedback, (self.people,), [feedback.reported] if isinstance(feedback, Labels) else [])
 
     def learn(self, kept: Kept, feedback: Labels) -> None:
         self._learn(kept, feedback.labels, [feedback.reported])
@@ -330,8 +333,8 @@ class OneSidedLanes(_OneSided):
         return feedback.reported
 
     def check_feedback(self, kept: Kept, feedback: Labels) -> None:
-        labels = getattr(feedback, "labels", None)
-        self._check(kept, labels, (self.lanes, self.people), self._pairs(feedback))
+        reported = self._pairs(feedback) if isinstance(feedback, Labels) else []
+        self._check(kept, feedback, (self.lanes, self.people), reported)
 
     def learn(self, kept: Kept, feedback: Labels) -> None:
         self._learn(kept, feedback.labels, self._pairs(feedback))

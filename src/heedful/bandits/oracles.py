@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.base import between, numbers_of, whole
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class Oracle:
         """
         number = whole("number", number)
         x = check_contexts(contexts, None)
-        a, y = np.asarray(actions), np.asarray(rewards, dtype=np.float64)
+        a, y = np.asarray(actions), numbers_of("rewards", rewards)
         if not len(x):
             raise ValueError("contexts: there must be at least one row to fit to")
         if a.shape != (len(x),) or a.dtype.kind not in "iu" or a.min() < 0 or a.max() >= number:
@@ -267,7 +267,7 @@ ORACLES: dict[str, type[Oracle]] = {cls.name: cls for cls in (RidgeOracle, Logis
 
 def check_contexts(contexts: ArrayLike, features: int | None) -> Floats:
     """Contexts as float64 ``[n, d]``. Raises ValueError for another shape, and for a row that is not finite."""
-    array = np.asarray(contexts, dtype=np.float64)
+    array = numbers_of("contexts", contexts)
     if array.ndim != 2 or (features is not None and array.shape[1] != features):
         raise ValueError(f"contexts: must have shape [n, {'d' if features is None else features}], has "
                          f"{list(array.shape)}")  # fmt: skip

@@ -91,11 +91,12 @@ def products(contexts, i, place, out):  # type: ignore[no-untyped-def]
 
 @_inlined
 def quadratic(inverse, s, model, pairs):  # type: ignore[no-untyped-def]
-    """``x^T inverse x``, at least 0, of the x whose products are ``pairs``, and a model of lane s."""
+    """``x^T inverse x`` of the x whose products are ``pairs``, and a model of lane s; at least 0, or NaN where numbers
+    were too large to be summed."""
     total = 0.0
     for p in range(len(pairs)):
         total += inverse[s, model, p] * pairs[p]
-    return max(0.0, total)
+    return 0.0 if total < 0.0 else total
 
 
 @numba.njit(cache=True, nogil=True, fastmath=REORDER)

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
+LARGEST = 1e100
+"""Of an action's numbers, whose squares are summed."""
+
+
 def action_set(actions: ArrayLike, features: int | None = None) -> Floats:
     """A copy as float64 ``[K, d]``. Raises ValueError for an empty set, another shape, or numbers not finite."""
     try:
@@ -35,8 +39,8 @@ def action_set(actions: ArrayLike, features: int | None = None) -> Floats:
         raise ValueError("actions: must be vectors of numbers") from None
     if vectors.ndim != 2 or vectors.size == 0 or (features is not None and vectors.shape[1] != features):
         raise ValueError(f"actions: must have shape [K, {features or 'd'}], K at least 1, has {list(vectors.shape)}")
-    if not np.isfinite(vectors).all():
-        raise ValueError("actions: must be finite")
+    if not (np.abs(vectors) <= LARGEST).all():
+        raise ValueError(f"actions: must be finite, and at most {LARGEST:g}")
     return vectors
 
 
@@ -53,7 +57,8 @@ def most_promising(vectors, pairs, inverse, estimate, radius):  # type: ignore[n
     """
     top, found = -np.inf, 0
     for k in range(len(vectors)):
-        index = dot(vectors[k], estimate) + radius * np.sqrt(max(0.0, dot(inverse, pairs[k])))
+        length = dot(inverse, pairs[k])
+        index = dot(vectors[k], estimate) + radius * np.sqrt(0.0 if length < 0.0 else length)
         if index > top + 1e-12:  # actions that are equal but for rounding: the lowest
             top, found = index, k
     return found
@@ -172,7 +177,7 @@ class VectorLanes(_Vectors):
     def decide(self) -> Choices:
         """Chooses an action in every lane."""
         token, actions = self._decide()
-        return Choices(actions.copy(), np.ones(self.lanes), False, token)
+        return Choices(token, actions.copy(), np.ones(self.lanes), False)
 
     def check_feedback(self, kept: Kept, feedback: Rewards) -> None:
         check_rewards(feedback, np.ones(self.lanes, dtype=np.bool_), unit=False)

@@ -38,7 +38,12 @@ def find(name: str) -> Found:
     """
     if name in names():
         return Found(str(path(name)), local=True)
-    folder = Path(name).expanduser()
+    if not name.strip():
+        raise ValueError("model: no name, folder or id is given")
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # the home of somebody who is not known
+        folder = Path(name)
     if folder.is_dir():
         return Found(str(folder), local=True)
     if name.startswith((".", "/", "~")):

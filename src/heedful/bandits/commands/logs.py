@@ -168,14 +168,11 @@ def check_roles(roles: Sequence[tuple[str, str | None]], source: Source) -> None
             options[column] = option
 
 
-def read_log(path: Path, columns: Columns) -> Log:
-    """A log from a file. Raises LabError for everything that is not as it should be, naming column and row."""
-    source = Source("--log", path)
-    return from_table(read_table(source), columns, source)
-
-
 def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
-    """A log from a table, whose rows are as they stand in ``source``."""
+    """A log from a table, whose rows are as they stand in ``source``.
+
+    Raises LabError for everything that is not as it should be, naming column and row.
+    """
     told = (("--action", columns.action), ("--reward", columns.reward), ("--propensity", columns.propensity))
     roles = (
         *told, ("--actions-column", columns.available), ("--position", columns.position), ("--time", columns.time),

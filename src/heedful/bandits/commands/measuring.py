@@ -225,7 +225,8 @@ def run(
         if contender.learner is not None:
             if work.propensities is not None:
                 estimate, matching = work.replay(contender.learner, seed)
-                carried, matched = _replayed(matching / work.propensities), int(matching.sum())
+                # What a log carries of a learner are the rows that matched.
+                carried, matched = Support.of(matching / work.propensities), int(matching.sum())
                 found.append(Outcome(contender, {"replay": estimate}, carried, None, matched, matching))
             continue
         policy = work.policy(contender, oracles.get(contender.oracle))
@@ -244,19 +245,13 @@ def run(
     return found
 
 
-def _replayed(w: Floats) -> Support:
-    """How far a log carries a learner: what it weighs are the rows that matched."""
-    squares = float((w**2).sum())
-    ess = float(w.sum()) ** 2 / squares if squares else 0.0
-    return Support(ess, float(w.max()), float(w.mean()), 0.0)
-
-
 @dataclass(frozen=True, eq=False)
 class Intervals:
     """95 % intervals by drawing days, or stretches of a log without as many days, again.
 
     Attributes:
         days: ``[n]``: numbers of days, in order; None if the log has none.
+        rows: n.
     """
 
     days: NDArray[np.int64] | None

@@ -14,7 +14,6 @@ from heedful.bandits.oracle_policies import ContextualEpsilon, Greedy
 from heedful.bandits.oracles import ORACLES, Oracle
 from heedful.lab.errors import LabError
 
-POLICIES = "uniform,best-action,greedy,contextual-epsilon,softmax,squarecb,linucb"
 ESTIMATORS = ("dr", "snips", "ips", "direct")
 WEIGHTED = ("dr", "snips", "ips")
 """Those that need propensities."""

@@ -176,6 +176,7 @@ experiment = Experiment(
                 "lsd_planning",
                 "lsd_relaxation",
                 "lsd_rounding",
+                "posteriors",
                 "sliding_window_ucb",
                 "streams",
                 "ucb1",

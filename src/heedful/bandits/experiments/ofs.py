@@ -215,6 +215,7 @@ experiment = Experiment(
                 "lending_rounds",
                 "ofs",
                 "populations",
+                "posteriors",
                 "primal_dual",
                 "streams",
                 "threshold_averages",

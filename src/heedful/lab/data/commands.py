@@ -175,11 +175,11 @@ def fetch(
             except KeyboardInterrupt:
                 console.notice("interrupted; what arrived is kept, and the same command goes on from there")
                 raise typer.Exit(130) from None
-    for host, names in skipped.items():
-        if names:
-            others = f" and {len(names) - 5} others" if len(names) > 5 else ""
+    for host, left in skipped.items():
+        if left:
+            others = f" and {len(left) - 5} others" if len(left) > 5 else ""
             console.notice(
-                f"error: {host} does not answer and was not tried for {', '.join(names[:5])}{others}; "
+                f"error: {host} does not answer and was not tried for {', '.join(left[:5])}{others}; "
                 "what was fetched stays, and the same command fetches the rest"
             )
     console.warn_of(catalog.problems)

@@ -48,7 +48,7 @@ class Compared:
     def alike(self) -> bool:
         """Whether every request fared the same under all schedulers: the cache left them nothing to decide."""
         first, *others = self.outcomes.values()
-        return all(
+        return bool(others) and all(
             np.array_equal(one.run.admitted, other.run.admitted, equal_nan=True)
             and np.array_equal(one.run.end, other.run.end, equal_nan=True)
             for each in others
