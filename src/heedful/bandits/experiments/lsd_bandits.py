@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from heedful.lab import Cell, Claim, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
+from heedful.bandits.experiments._lsd_bandits_claims import CLAIMS, RANDOM
+from heedful.lab import Cell, Experiment, Figure, Metric, Paper, Row, Scale, Tuning
 
 if TYPE_CHECKING:
     import polars as pl
 
     from heedful.lab import Context
 
-RANDOM = ("rand", "step")
 SHAPES = ((3, 3), (5, 5), (10, 5), (10, 10))
 """Arms and window of the random instances on which the guarantee is checked."""
 FAMILIES = (("rand", 30, 10, 3), ("sticky", 4, 5, 3), ("trap", 2, 10, 3), ("trap", 5, 10, 6), ("flat", 4, 5, 3))
@@ -66,10 +66,6 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
     from heedful.bandits.experiments import _lsd_bandits_figures
 
     return _lsd_bandits_figures.figures(rows)
-
-
-def _plans(family: str | list[str], **more: Any) -> dict[str, Any]:
-    return {"part": "plan", "family": family, **more}
 
 
 experiment = Experiment(
@@ -162,6 +158,7 @@ experiment = Experiment(
     tuning=Tuning(grids=lambda params: GRIDS, cells=_candidates, metric="share"),
     modules=(
         "heedful.bandits.experiments._lsd_bandits",
+        "heedful.bandits.experiments._lsd_bandits_claims",
         *(
             f"heedful.bandits.{name}"
             for name in (
@@ -183,225 +180,7 @@ experiment = Experiment(
             )
         ),
     ),
-    claims=(
-        Claim(
-            "guarantee",
-            "On every random monotone instance rounding earns at least 1 - 1/e of LP* on average over draws.",
-            "broken",
-            kind="exact",
-            treatment={"planner": "rounding"},
-            where=_plans(list(RANDOM)),
-            published="(almost) 1 - 1/e",
-        ),
-        Claim(
-            "guarantee-trap",
-            "So it does where greedy is trapped, and where payoffs are constant.",
-            "broken",
-            kind="exact",
-            treatment={"planner": "rounding"},
-            where=_plans(["trap", "flat"]),
-            published="(almost) 1 - 1/e",
-        ),
-        Claim(
-            "quarter",
-            "On half-monotone arms that pay for runs, whole runs earn at least a quarter of LP*.",
-            "broken",
-            kind="exact",
-            treatment={"planner": "rounding"},
-            where=_plans("sticky"),
-            published="a constant times the optimum",
-        ),
-        Claim(
-            "bound",
-            "The exact optimum is never above LP*.",
-            "over",
-            kind="exact",
-            treatment={"planner": "exact"},
-            where={"part": "plan"},
-        ),
-        Claim(
-            "trap",
-            "Where an arm that waits pays more later, rounding earns at least half of LP* more than greedy.",
-            "ratio",
-            rule="superior",
-            d=0.5,
-            unit=("item",),
-            treatment={"planner": "rounding"},
-            control={"planner": "greedy"},
-            where=_plans("trap", arms=2),
-            published="greedy has no constant factor",
-            fixed="one instance",
-        ),
-        Claim(
-            "practical",
-            "The practical planner is nowhere worse than greedy: within 0.01 of LP* or better, on average.",
-            "ratio",
-            rule="noninferior",
-            d=0.01,
-            unit=("item",),
-            treatment={"planner": "practical"},
-            control={"planner": "greedy"},
-            where={"part": "plan"},
-        ),
-        Claim(
-            "practical-rounding",
-            "On random instances the practical planner earns at least 0.1 of LP* more than one draw of rounding.",
-            "ratio",
-            rule="superior",
-            d=0.1,
-            unit=("item",),
-            treatment={"planner": "practical"},
-            control={"planner": "rounding"},
-            where=_plans(list(RANDOM)),
-        ),
-        Claim(
-            "two-numbers",
-            "On sticky arms cycles of one play bound less than half of what cycles of many plays do.",
-            "ratio",
-            rule="superior",
-            d=0.5,
-            unit=("item",),
-            treatment={"planner": "bound"},
-            control={"planner": "recharging bound"},
-            where=_plans("sticky"),
-            published="higher-dimensional relaxation",
-        ),
-        Claim(
-            "learn-explore",
-            "The optimistic learner earns more than explore-then-commit in 200 000 rounds.",
-            "share",
-            rule="superior",
-            unit=("seed",),
-            treatment={"method": "optimistic"},
-            control={"method": "explore-commit"},
-            where={"part": "learn"},
-        ),
-        Claim(
-            "learn-window",
-            "Explore-then-commit earns more than sliding-window UCB, which ignores states.",
-            "share",
-            rule="superior",
-            unit=("seed",),
-            treatment={"method": "explore-commit"},
-            control={"method": "sliding-window-ucb"},
-            where={"part": "learn"},
-        ),
-        *(
-            Claim(
-                f"learn-{name}",
-                f"The optimistic learner earns more than {title}.",
-                "share",
-                rule="superior",
-                unit=("seed",),
-                treatment={"method": "optimistic"},
-                control={"method": name},
-                where={"part": "learn"},
-            )
-            for name, title in (
-                ("comb-ucb1", "CombUCB1 over blocks of three"),
-                ("isi-comb-ucb1", "ISI-CombUCB1 over blocks of three"),
-                ("calibrated", "CombUCB1 after calibration sequences"),
-            )
-        ),
-        Claim(
-            "target",
-            "The optimistic learner earns more than the target, 1 - 1/e of LP*.",
-            "share",
-            rule="superior",
-            unit=("seed",),
-            treatment={"method": "optimistic"},
-            control=0.6321,
-            where={"part": "learn"},
-            published="sublinear regret against it",
-        ),
-        Claim(
-            "sublinear",
-            "The optimistic learner's regret against the planner that knows the payoffs grows with slope below 0.8.",
-            "slope",
-            rule="superior",
-            unit=("group",),
-            treatment={"learner": "optimistic"},
-            control=0.8,
-            where={"part": "grow"},
-            published="sublinear",
-        ),
-        *(
-            Claim(
-                f"tuned-{name}",
-                f"With each tuned, {one} earns more than {other}.",
-                "share",
-                rule="superior",
-                unit=("seed",),
-                treatment={"method": treatment},
-                control={"method": control},
-                where={"part": "tuned"},
-            )
-            for name, one, treatment, other, control in (
-                ("explore", "the optimistic learner", "optimistic", "explore-then-commit", "explore-commit"),
-                ("blocks", "the optimistic learner", "optimistic", "CombUCB1 or one of its variants", "block-ucb"),
-                ("ucb1", "the optimistic learner", "optimistic", "UCB1, which ignores states", "ucb1"),
-                ("window", "explore-then-commit", "explore-commit", "sliding-window UCB", "sliding-window-ucb"),
-            )
-        ),
-        Claim(
-            "tuned-target",
-            "The optimistic learner with a tuned width earns more than the target, 1 - 1/e of LP*.",
-            "share",
-            rule="superior",
-            unit=("seed",),
-            treatment={"method": "optimistic"},
-            control=0.6321,
-            where={"part": "tuned"},
-            published="sublinear regret against it",
-        ),
-        Claim(
-            "tuned-sublinear",
-            "With the width tuned, too, the optimistic learner's regret grows with slope below 0.8.",
-            "slope",
-            rule="superior",
-            unit=("group",),
-            treatment={"learner": "optimistic, tuned"},
-            control=0.8,
-            where={"part": "grow"},
-            published="sublinear",
-        ),
-        Claim(
-            "random-greedy",
-            "On random instances greedy earns more than rounding, by 0.05 of LP*.",
-            "ratio",
-            rule="superior",
-            d=0.05,
-            unit=("item",),
-            boundary=True,
-            treatment={"planner": "greedy"},
-            control={"planner": "rounding"},
-            where=_plans(list(RANDOM)),
-        ),
-        Claim(
-            "one-number-enough",
-            "On random instances cycles of one play bound nearly as much: within 0.1 of LP*.",
-            "ratio",
-            rule="tie",
-            d=0.1,
-            unit=("item",),
-            boundary=True,
-            treatment={"planner": "recharging bound"},
-            control={"planner": "bound"},
-            where=_plans("rand"),
-        ),
-        Claim(
-            "flat",
-            "Where nothing depends on the state, greedy earns what rounding does.",
-            "ratio",
-            rule="tie",
-            d=0.001,
-            unit=("item",),
-            boundary=True,
-            treatment={"planner": "rounding"},
-            control={"planner": "greedy"},
-            where=_plans("flat"),
-        ),
-    ),
+    claims=CLAIMS,
     example="""\
 import numpy as np
 
