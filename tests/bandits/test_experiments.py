@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+import heedful
 from heedful.bandits.experiments import regression_oracles
 from heedful.lab import discover, results
 from heedful.lab.declare import Experiment
@@ -52,6 +54,37 @@ def test_claims_speak_of_cells_that_are_measured(experiment: Experiment, monkeyp
                 assert any(
                     all(cell.get(k) in (v if isinstance(v, list) else [v]) for k, v in wanted.items()) for cell in cells
                 ), (claim.id, wanted)
+
+
+SOURCES = Path(heedful.__file__).parents[1]
+
+
+def imported(module: str) -> set[str]:
+    """The modules of the room that a module needs when it runs."""
+    tree = ast.parse(SOURCES.joinpath(*module.split(".")).with_suffix(".py").read_text())
+    checked = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    for_types = {id(node) for block in checked for node in ast.walk(block)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in for_types and node.module is not None:
+            if node.module == "heedful.bandits":
+                found |= {f"heedful.bandits.{name.name}" for name in node.names}
+            elif node.module.startswith("heedful.bandits."):
+                found.add(node.module)
+    return {name for name in found if SOURCES.joinpath(*name.split(".")).with_suffix(".py").exists()}
+
+
+@pytest.mark.parametrize("slug", [*SLUGS, "ofs", "fair-one-sided"])
+def test_all_that_an_experiment_is_made_of_is_part_of_its_identity(slug: str) -> None:
+    experiment = discover.catalog().find(slug)
+    declared, waiting = set(experiment.modules), list(experiment.modules)
+    while waiting:
+        for module in imported(waiting.pop()) - declared:
+            assert module == f"heedful.bandits.experiments.{slug.replace('-', '_')}", f"{module} is not declared"
+            declared.add(module)
+            waiting.append(module)
 
 
 def test_without_the_data_their_cells_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

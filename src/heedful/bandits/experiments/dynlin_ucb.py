@@ -17,7 +17,7 @@ SETTINGS = (*SYNTHETIC, "real")
 TUNED_ON = ("synthetic-0.01", "real")
 RADII = (1.0, 0.1, 0.01)
 """Factors of the optimistic methods' radius; 1 is the theory's."""
-OPTIMISTIC = ("dynlin-ucb", "oful", "posteriors", "d-linucb", "ucb1")
+OPTIMISTIC = ("dynlin-ucb", "oful", "d-linucb", "ucb1")
 EVERYWHERE = ("batched-exp3", "uniform", "round-robin", "clairvoyant")
 RATIOS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """The spectral radius that the learner believes in, over the true one; at most 0.95."""
@@ -157,6 +157,7 @@ experiment = Experiment(
                 "exp3",
                 "kernels",
                 "oful",
+                "posteriors",
                 "ridge",
                 "streams",
                 "ucb1",
