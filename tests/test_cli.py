@@ -291,7 +291,10 @@ def test_writability_is_checked_where_the_folder_would_be_made(tmp_path, monkeyp
     for folder in (Path("file"), tmp_path / "file" / "a" / "b", tmp_path / ("x" * 300)):
         with pytest.raises(LabError, match=f"^cannot write to {folder}: "):
             check_writable(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(LabError, match="^cannot write to link: "):
+        check_writable(Path("link"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
 def test_room_that_lacks_something_says_how_to_mend_it(heedful, install, tmp_path):

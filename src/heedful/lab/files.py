@@ -18,7 +18,7 @@ def check_writable(folder: Path) -> None:
     """Raises LabError if files cannot be written to the folder, or to one that is made there. Leaves nothing behind."""
     try:
         there = folder.absolute()
-        while not os.path.lexists(there):  # a link to nowhere stands in the way
+        while not (there.exists() or there.is_symlink()):  # a link to nowhere stands in the way
             there = there.parent
         with tempfile.TemporaryFile(dir=there):
             pass
