@@ -292,7 +292,7 @@ def test_writability_is_checked_where_the_folder_would_be_made(tmp_path, monkeyp
         with pytest.raises(LabError, match=f"^cannot write to {folder}: "):
             check_writable(folder)
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(LabError, match="^cannot write to link: "):
+    with pytest.raises(LabError, match=r"^cannot write to link: "):
         check_writable(Path("link"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
