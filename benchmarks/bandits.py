@@ -263,6 +263,7 @@ def seeds_part(rounds: int, length: int) -> list[dict[str, Any]]:
 OTHERS = (
     ("oful", "vectors"), ("dynlin-ucb", "vectors"), ("d-linucb", "vectors"), ("ofs", "thresholds"),
     ("primal-dual-ucb", "thresholds"), ("block-ucb", "switching"), ("exp2:eta=0.02", "one-sided"),
+    ("exp2:eta=0.02,explore=john", "one-sided"),
 )  # fmt: skip
 
 

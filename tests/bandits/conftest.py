@@ -1,8 +1,59 @@
-"""Compiled functions are compiled at their first call, which no example of a property should be timed by."""
+"""What several files share; and no example of a property is timed, as the first call of a function compiles it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
 from hypothesis import settings
+
+from heedful.cli import main
 
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
+
+
+@pytest.fixture(scope="session")
+def square() -> Callable[[np.ndarray], np.ndarray]:
+    """The symmetric matrix of a lower triangle that lies row by row."""
+
+    def of(triangle: np.ndarray) -> np.ndarray:
+        d = int(np.sqrt(2 * len(triangle)))
+        rows, columns = np.tril_indices(d)
+        found = np.empty((d, d))
+        found[rows, columns] = found[columns, rows] = triangle
+        return found
+
+    return of
+
+
+@pytest.fixture
+def compare(capsys: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+    """``compare(*words)``: exit status, standard output and standard error, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: Any) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["compare", "bandits", *map(str, words)])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def people() -> Callable[..., pl.DataFrame]:
+    """Makes n people: two groups, one of lower scores; outcomes follow the score; a tenth was never observed."""
+
+    def of(n: int = 4000, seed: int = 0) -> pl.DataFrame:
+        rng = np.random.default_rng(seed)
+        group = rng.random(n) < 0.4
+        score = 1 / (1 + np.exp(-(np.where(group, -0.4, 0.6) + rng.normal(size=n))))
+        outcome = pl.Series((rng.random(n) < score).astype(int)).scatter(np.flatnonzero(rng.random(n) < 0.1), None)
+        return pl.DataFrame({"score": score, "group": np.where(group, "B", "A"), "outcome": outcome})
+
+    return of

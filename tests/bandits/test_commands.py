@@ -11,28 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from heedful.bandits.commands import logs, made, measuring, options, page, scores
+from heedful.bandits.commands import logs, made, measuring, options, page
 from heedful.bandits.commands.encoder import Encoder
 from heedful.bandits.exploring import draw
 from heedful.bandits.oracle_policies import ContextualEpsilon
 from heedful.bandits.oracles import LogisticOracle
-from heedful.cli import main
-from heedful.lab.errors import LabError
 from heedful.lab.report.comparisons import read_comparisons
-
-
-@pytest.fixture
-def compare(capsys: Any, tmp_path: Path, monkeypatch: Any) -> Any:
-    """``compare(*words)``: exit status, standard output and standard error, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: Any) -> tuple[Any, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(["compare", "bandits", *map(str, words)])
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return call
 
 
 def a_log(n: int = 1200, seed: int = 0) -> pl.DataFrame:
@@ -265,71 +249,6 @@ def test_without_options_a_log_is_made(compare: Any, monkeypatch: Any) -> None:
     assert status == 0 and out.startswith("Made payments: 1,000 of 2,000 decisions measured") and "true value" in out
 
 
-def people(n: int = 4000, seed: int = 0) -> pl.DataFrame:
-    """Two groups, one of lower scores; outcomes follow the score; a tenth was never observed."""
-    rng = np.random.default_rng(seed)
-    group = rng.random(n) < 0.4
-    score = 1 / (1 + np.exp(-(np.where(group, -0.4, 0.6) + rng.normal(size=n))))
-    outcome = pl.Series((rng.random(n) < score).astype(int)).scatter(np.flatnonzero(rng.random(n) < 0.1), None)
-    return pl.DataFrame({"score": score, "group": np.where(group, "B", "A"), "outcome": outcome})
-
-
-def test_thresholds_by_hand() -> None:
-    some = scores.People(
-        np.array([0.9, 0.6, 0.2, 0.8, 0.4]), np.array([0, 0, 0, 1, 1]), ("A", "B"), np.array([1.0, 0, np.nan, 1, 0])
-    )
-    assert some.rates(0.5).tolist() == [2 / 3, 1 / 2] and some.gap(0.5) == pytest.approx(1 / 6)
-    assert some.rewards(0.5, scores.Terms(0.1, 2.0, 3.0)).tolist() == [2.0, -3.0, 2.0, 0.0]
-    assert some.rates(0.9).tolist() == [1 / 3, 0.0]
-
-
-def test_parity_keeps_the_tolerance_and_pays_for_it(tmp_path: Path) -> None:
-    people().write_parquet(tmp_path / "p.parquet")
-    read = scores.read_people(tmp_path / "p.parquet", "score", "group", "outcome", None)
-    before, measured = scores.check_parts(read, 2000)
-    terms = scores.Terms(0.1, 1.0, 1.0)
-    found = {row["policy"]: row for row in scores.rows(before, measured, terms)}
-    assert before.gap(found["parity"]["threshold"]) <= 0.1 < before.gap(found["unconstrained"]["threshold"])
-    tried = [at for at in before.candidates() if before.gap(at) <= 0.1]
-    assert found["parity"]["threshold"] == max(tried, key=lambda at: before.rewards(at, terms).mean())
-    assert found["unconstrained"]["reward"] > found["parity"]["reward"]
-    for row in found.values():
-        assert row["gap"] == pytest.approx(measured.gap(row["threshold"]))
-        assert row["gap_low"] < row["gap"] < row["gap_high"] and row["unobserved"] == pytest.approx(0.1, abs=0.05)
-    none = scores.rows(before, measured, scores.Terms(0.0, 1.0, 1.0))[-1]
-    assert none["threshold"] == min(before.candidates(), key=before.gap)
-
-
-def test_scores_printed_and_published(compare: Any, tmp_path: Path) -> None:
-    people().rename({"score": "s"}).write_csv(tmp_path / "p.csv")
-    status, out, err = compare("--scores", "p.csv", "--score", "s", "--tolerance", "0.1", "--loss", "2", "--rounds", 60)
-    assert status == 0, err
-    assert err.startswith("notice: 10.") and "never observed" in err
-    lines = out.splitlines()
-    assert [line.split()[0] for line in lines[2:5]] == ["fixed-0.5", "unconstrained", "parity"]
-    assert lines[2].split()[1] == "0.5" and "-2 for an accepted 0" in " ".join(lines)
-    second = lines[lines.index("Learning the threshold online") + 2 :]
-    learners = ["ofs", "primal-dual-ucb", "pessimistic-search", "threshold-ucb"]
-    assert second[0].startswith("best fixed ") and [line.split()[0] for line in second[1:5]] == learners
-    (stored,), _ = read_comparisons(tmp_path / "runs")
-    assert stored.command == "heedful compare bandits --scores p.csv --score s --tolerance 0.1 --loss 2.0 --rounds 60"
-    assert list(stored.tables) == ["p.csv: 2,000 of 4,000 people measured", "Learning the threshold online"]
-    assert [title for title, *_ in stored.figures] == ["Reward and gap", "Learning the threshold online"]
-
-
-def test_scores_on_another_scale_in_three_groups_with_nan_for_the_unobserved(compare: Any, tmp_path: Path) -> None:
-    table = people().with_columns(
-        score=300 + 550 * pl.col("score"), outcome=pl.col("outcome").cast(pl.Float64).fill_null(float("nan")),
-        group=pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit("C")).otherwise("group"),
-    )  # fmt: skip
-    table.write_parquet(tmp_path / "p.parquet")
-    status, out, err = compare("--scores", "p.parquet", "--json")
-    assert status == 0 and "10.4 % of outcomes were never observed" in err and "there are 3 groups" in err
-    ((_, found),) = json.loads(out)["tables"].items()
-    assert [row["policy"] for row in found["rows"]] == ["unconstrained", "parity"]
-    assert 300 < found["rows"][0]["threshold"] < 850
-
-
 def test_rounded_propensities_are_not_taken_for_wrong_ones(compare: Any, tmp_path: Path) -> None:
     a_log(400).with_columns(propensity=pl.lit(0.333333)).write_csv(tmp_path / "thirds.csv")
     assert "do not fit the log" not in compare("--log", "thirds.csv", "--policies", "uniform")[2]
@@ -406,16 +325,6 @@ def test_rows_are_named_by_their_place_in_the_file_whatever_they_are_sorted_by(c
     assert "'x' is missing in line 5" in compare("--log", "gap.csv")[2]
 
 
-def test_outcomes_are_named_by_their_place_in_the_file(compare: Any, tmp_path: Path) -> None:
-    row = pl.int_range(pl.len()) == 150
-    for odd, told in ((pl.lit("0.5"), "must be 0, 1 or missing, is 0.5"), (pl.lit("yes"), "is 'yes'")):
-        table = people(300).with_columns(outcome=pl.when(row).then(odd).otherwise(pl.col("outcome").cast(pl.String)))
-        assert table["outcome"][:150].null_count()
-        table.write_csv(tmp_path / "odd.csv")
-        status, _, err = compare("--scores", "odd.csv")
-        assert status == 2 and f"'outcome' {told} in line 152" in err
-
-
 LOG, PEOPLE = ("--log", "a.csv"), ("--scores", "p.csv")
 REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no log": (("--log", "none.csv"), ("--log none.csv: No such file",)),
@@ -480,7 +389,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.fixture(scope="module")
-def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bad_files(tmp_path_factory: pytest.TempPathFactory, people: Any) -> Path:
     """A folder with a good log, good scores, and logs with one defect each."""
     folder = tmp_path_factory.mktemp("bad")
     table = a_log(200).with_columns(there=pl.lit("a|b|c"))
@@ -523,12 +432,6 @@ def test_bad_usage_is_one_line_before_any_work(
     assert err.startswith("error: ") and err.count("\n") == 1
     for part in parts:
         assert part in err
-
-
-def test_a_group_must_be_in_both_parts() -> None:
-    some = scores.People(np.linspace(0, 1, 100), np.repeat([0, 1], 50), ("A", "B"), np.ones(100))
-    with pytest.raises(LabError, match="'B' does not appear in the part that thresholds are found on"):
-        scores.check_parts(some, 40)
 
 
 def test_policies_with_commas_inside() -> None:

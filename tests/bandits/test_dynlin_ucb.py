@@ -25,7 +25,6 @@ from heedful.bandits import (
 )
 from heedful.bandits.dynamical import budgeted_actions, jump, plain_regret, play, polytope_vertices, regret
 from heedful.bandits.experiments import _dynlin_ucb, _dynlin_ucb_rounds
-from heedful.bandits.ridge import square
 
 ACTIONS = budgeted_actions(3, 1.5)
 SYNTHETIC, REAL = _dynlin_ucb.system_of("synthetic-0.01"), _dynlin_ucb.system_of("real")
@@ -161,7 +160,7 @@ def test_bad_systems_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.05])
 @pytest.mark.parametrize("system", [SYNTHETIC, REAL])
-def test_dynlin_ucb_equals_the_paper_written_down(system: LinearSystem, scale: float) -> None:
+def test_dynlin_ucb_equals_the_paper_written_down(system: LinearSystem, scale: float, square: Any) -> None:
     method, noise = DynLinUCB.knowing(system, 1500, scale=scale), system.noise(1500, seed=2)
     plain, v, b = plain_dynlin(method, ACTIONS, system, noise)
     learner = method.start(ACTIONS)
@@ -184,7 +183,7 @@ def test_epochs_grow_and_cover_the_rounds_exactly_once() -> None:
     assert _dynlin_ucb.epochs(1 / math.log(2), 3000) == len(lengths) + (length > 0)
 
 
-def test_only_the_last_round_of_an_epoch_changes_the_regression() -> None:
+def test_only_the_last_round_of_an_epoch_changes_the_regression(square: Any) -> None:
     method = DynLinUCB.knowing(REAL, 1000)
     learner, total = method.start(ACTIONS), 0.0
     for _ in range(1000):
@@ -270,7 +269,7 @@ def test_units_of_the_reward_do_not_matter_without_a_hidden_state(factor: float)
     assert np.array_equal(first, play(larger, ACTIONS, scaled, noise * factor, [0]))
 
 
-def test_the_updated_inverse_stays_that_of_the_sum() -> None:
+def test_the_updated_inverse_stays_that_of_the_sum(square: Any) -> None:
     method, noise = OFUL(horizon=10_000), REAL.noise(10_000, seed=1)[None]
     state = method.begin(ACTIONS)
     chosen = np.empty(10_000, dtype=np.int16)

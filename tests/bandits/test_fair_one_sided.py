@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from heedful.bandits import ContextSemiBanditFTPL, Exp2, FullInformation, Labels, LinearRules, Panel, make
 from heedful.bandits.admissions import Applicants, run
-from heedful.bandits.auditors import frontier, most_unfair, pooled
+from heedful.bandits.auditors import most_unfair, pooled
 from heedful.bandits.fair_comparator import best_fair
-from heedful.bandits.john import TOLERANCE, johns
+from heedful.bandits.john import johns
 
 
 def small_rules(rng: np.random.Generator, rules: int = 6, features: int = 3) -> LinearRules:
@@ -66,94 +66,6 @@ def test_semi_bandit_losses_with_half_the_penalty_give_the_same_weights_with_eta
     ours = np.exp(-eta * (learner.state.losses[0] - learner.state.losses[0].min()))
     theirs = np.exp(-2 * eta * (semi - semi.min()))
     assert ours / ours.sum() == pytest.approx(theirs / theirs.sum(), rel=1e-9)
-
-
-def design_of(rows: np.ndarray) -> np.ndarray:
-    """John's distribution over rows that no two of are equal, float64 ``[n]``."""
-    design = johns(rows[None].astype(np.int8))[0]
-    assert design.sum() == pytest.approx(1.0, abs=1e-12) and (design >= 0).all()
-    return design
-
-
-def excess(rows: np.ndarray, design: np.ndarray) -> tuple[float, np.ndarray]:
-    """By how much the equivalence theorem is missed, ``max_v v^T M^+ v / rank - 1``, and M."""
-    moment = rows.T @ (design[:, None] * rows)
-    worth = np.einsum("vi,ij,vj->v", rows, np.linalg.pinv(moment), rows)
-    return float(worth.max() / np.linalg.matrix_rank(rows) - 1), moment
-
-
-@settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 10_000), people=st.integers(1, 9), rules=st.integers(1, 60), mixed=st.booleans())
-def test_johns_distribution_satisfies_the_equivalence_theorem(seed: int, people: int, rules: int, mixed: bool) -> None:
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, 2, (rules, people))
-    if mixed:  # people who are always treated alike, and somebody whom nobody accepts: rows that do not span
-        rows[:, people // 2 :] = rows[:, : people - people // 2]
-        rows[:, -1] = 0
-    rows[0] = rows[rng.integers(rules)]
-    design = johns(rows[None].astype(np.int8))[0]
-    first = [h for h in range(rules) if not (rows[:h] == rows[h]).all(axis=1).any()]
-    assert design.sum() == pytest.approx(1.0, abs=1e-12) and (design >= 0).all()
-    assert set(np.flatnonzero(design)) <= set(first)  # of equal rows the first rule has all the weight
-    if rows.any():
-        off, moment = excess(rows, design)
-        assert off <= TOLERANCE + 1e-9 and not design[~rows.any(axis=1)].any()
-        assert (np.diag(moment)[rows.any(axis=0)] > 0).all()  # whoever any rule accepts may be accepted
-        if rows.all(axis=1).any():
-            assert np.diag(moment).min() >= 1 / np.linalg.matrix_rank(rows) / (1 + TOLERANCE) - 1e-9
-
-
-def plain_design(rows: np.ndarray, tolerance: float) -> np.ndarray:
-    """Titterington's multiplicative updates, the plain reference."""
-    rank, design = np.linalg.matrix_rank(rows), np.full(len(rows), 1 / len(rows))
-    while True:
-        inverse = np.linalg.pinv(rows.T @ (design[:, None] * rows))
-        worth = np.einsum("vi,ij,vj->v", rows, inverse, rows) / rank
-        if worth.max() <= 1 + tolerance:
-            return design
-        design *= worth
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_johns_distribution_reaches_the_determinant_of_the_plain_one(seed: int) -> None:
-    rows = np.unique(np.random.default_rng(seed).integers(0, 2, (12, 4)), axis=0)
-    rank = np.linalg.matrix_rank(rows)
-    logs = []
-    for design in (design_of(rows), plain_design(rows, TOLERANCE)):
-        _, moment = excess(rows, design)
-        logs.append(np.log(np.linalg.eigvalsh(moment)[-rank:]).sum())
-    assert abs(logs[0] - logs[1]) <= rank * TOLERANCE  # each is that close to the largest
-
-
-def test_johns_distribution_of_all_decisions_is_symmetric_in_people() -> None:
-    for k in range(1, 6):
-        rows = np.array(list(itertools.product((0, 1), repeat=k)))
-        off, moment = excess(rows, design_of(rows))
-        assert off <= TOLERANCE + 1e-9
-        # M = a I + b 1 1^T by symmetry; of k people an odd number (k + 1) / 2 accepted, or k / 2 and k / 2 + 1 mixed
-        share = (k + 1) / (2 * k) if k % 2 else (k + 2) / (2 * (k + 1))
-        assert np.diag(moment) == pytest.approx(share, abs=0.01)
-        beside = moment[~np.eye(k, dtype=bool)]
-        assert beside == pytest.approx((k + 1) / (4 * k) if k % 2 else (k + 2) / (4 * (k + 1)), abs=0.01)
-
-
-def test_johns_distribution_of_few_decisions() -> None:
-    assert design_of(np.ones((1, 3))).tolist() == [1.0]
-    assert design_of(np.array([[1, 1, 1], [0, 0, 0]])).tolist() == [1.0, 0.0]  # rejecting all shows nothing
-    assert design_of(np.array([[0, 0, 0]])).tolist() == [1.0]
-    assert johns(np.array([[[1, 1], [1, 1], [0, 0], [1, 1]]], dtype=np.int8)).tolist() == [[1.0, 0.0, 0.0, 0.0]]
-    assert design_of(np.array([[1, 1, 0], [0, 0, 1], [1, 1, 1]])) == pytest.approx(1 / 3, abs=0.02)
-    # independent rows: equal weights, whatever they are
-    assert design_of(np.array([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 1, 1]])) == pytest.approx(1 / 3, abs=1e-12)
-
-
-def test_johns_distribution_keeps_its_tolerance_for_many_people_and_in_every_lane() -> None:
-    rng = np.random.default_rng(20)
-    sets = rng.uniform(size=(3, 300, 1)) < rng.uniform(size=(3, 300, 24))
-    designs = johns(sets.astype(np.int8))
-    for rows, design in zip(sets, designs):
-        assert excess(rows.astype(float), design)[0] <= TOLERANCE + 1e-9
-        assert np.array_equal(design, johns(rows[None].astype(np.int8))[0])
 
 
 def mu_of(explore: str, bits: np.ndarray) -> np.ndarray:
@@ -289,30 +201,6 @@ def test_probabilities_of_rounds_in_which_nothing_is_random_are_not_supported() 
     assert make("exp2:mix=0.5").start(rules, 4).decide(people).supported
 
 
-def test_panels_refuse_people_and_policies_that_do_not_fit() -> None:
-    panel, people = Panel.random(3, 5, np.random.default_rng(0)), np.full((4, 3), 0.5)
-    assert panel.report(people.tolist(), [0.9, 0.1, 0.1, 0.1]) == (0, 1)
-    for bad in (np.ones((4, 2)), np.ones((4, 6)), np.ones(3), np.full((4, 3), np.nan), "people"):
-        for ask in (panel.tolerances, panel.distances, lambda who: panel.report(who, np.zeros(4))):
-            with pytest.raises(ValueError, match="people"):
-                ask(bad)
-    for policy in (np.zeros(3), np.zeros(8), [0.1, 0.2, 0.3, np.nan], [0.1, 0.2, 0.3, 1.1], "policy"):
-        with pytest.raises(ValueError, match="treatment"):
-            panel.report(people, policy)
-    with pytest.raises(ValueError, match="slack"):
-        Panel([[1.0, 2.0]], [0.1, 0.1])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="weights: must be an array of numbers"):
-        LinearRules("rules", [0.0])  # type: ignore[arg-type]
-
-
-def test_an_auditor_who_takes_groups_for_different_reports_nothing_between_them() -> None:
-    rng = np.random.default_rng(3)
-    biased, people = Panel.random(3, 1, rng, group=0.5), rng.uniform(size=(6, 3))
-    people[:, 2] = [0, 1, 0, 1, 0, 1]
-    apart = biased.tolerances(people)[people[:, 2][:, None] != people[:, 2]]
-    assert (apart == 1.0).all()
-
-
 def test_without_a_price_auditors_are_ignored() -> None:
     applicants, rng = pool(), np.random.default_rng(10)
     rules = LinearRules.random(applicants.features, 20, rng)
@@ -321,66 +209,6 @@ def test_without_a_price_auditors_are_ignored() -> None:
     two = run(applicants, rules, blind, Exp2(penalty=0.0, eta=0.05), 200, seed=3)
     assert np.array_equal(one.treatment, two.treatment)
     assert one.violations.sum() > 0 and two.violations.sum() == 0
-
-
-def test_auditors_by_their_definition() -> None:
-    rng = np.random.default_rng(11)
-    for _ in range(200):
-        m, k, alpha, gamma = rng.integers(1, 6), rng.integers(1, 5), rng.uniform(0, 0.3), rng.uniform(0.05, 1)
-        panel = Panel(rng.dirichlet(np.ones(3), m), rng.uniform(0, 0.3, m), alpha, gamma)
-        people, treatment = rng.uniform(size=(k, 3)), rng.uniform(size=k)
-        distances = np.minimum(
-            1.0,
-            2 * np.abs(people[:, None] - people).dot(panel.weights.T).transpose(2, 0, 1) + panel.slack[:, None, None],
-        )
-        violated = {
-            (a, b)
-            for a in range(k)
-            for b in range(k)
-            if a != b and (treatment[a] - treatment[b] > distances[:, a, b] + alpha).mean() >= gamma - 1e-12
-        }
-        found = panel.report(people, treatment)
-        assert (found is None) == (not violated) and (found is None or found in violated)
-        assert not any((b, a) in violated for a, b in violated)
-        order = rng.permutation(m)
-        same = Panel(panel.weights[order], panel.slack[order], alpha, gamma)
-        assert same.report(people, treatment) == found
-        places = rng.permutation(k)
-        moved = panel.report(people[places], treatment[places])
-        assert moved is None if found is None else (places[moved[0]], places[moved[1]]) == found
-        off = ~np.eye(k, dtype=bool)
-        assert panel.distances(people)[:, off] == pytest.approx(distances[:, off], abs=1e-12)
-        assert pooled(panel.distances(people), gamma) == pytest.approx(panel.tolerances(people), abs=1e-15)
-
-
-def test_who_is_never_reported() -> None:
-    rng = np.random.default_rng(12)
-    people = rng.uniform(size=(4, 3))
-    strict = Panel(np.zeros((2, 3)), np.zeros(2), alpha=0.0)
-    assert strict.report(people, np.full(4, 0.3)) is None  # equal treatment, even where all are alike
-    assert strict.report(people, np.array([0.3, 0.3, 0.3, 0.4])) in {(3, 0), (3, 1), (3, 2)}
-    assert Panel(np.zeros((2, 3)), np.zeros(2), alpha=1.0).report(people, np.array([0, 1.0, 0, 1])) is None
-    assert strict.report(people[:1], np.array([0.7])) is None  # there is no pair
-    for constant in (0.0, 1.0):
-        assert strict.report(people, np.full(4, constant)) is None
-    split = Panel(np.zeros((2, 3)), np.array([0.0, 1.0]), alpha=0.0)
-    assert Panel(split.weights, split.slack, 0.0, gamma=1.0).report(people, np.array([0, 1.0, 0, 0])) is None
-    assert split.report(people, np.array([0, 1.0, 0, 0])) is not None
-
-
-def test_the_frontier_says_what_other_panels_would_have_reported() -> None:
-    rng = np.random.default_rng(13)
-    panel = Panel.random(4, 5, rng)
-    people, treatments = rng.uniform(size=(60, 4, 4)), rng.uniform(size=(60, 4))
-    distances = np.stack([panel.distances(row) for row in people])
-    alphas, gammas = [0.0, 0.1, 0.4], [0.2, 0.5, 1.0]
-    found = frontier(treatments, distances, alphas, gammas)
-    for i, alpha in enumerate(alphas):
-        for j, gamma in enumerate(gammas):
-            asked = Panel(panel.weights, panel.slack, alpha, gamma)
-            reports = [asked.report(row, treatment) is not None for row, treatment in zip(people, treatments)]
-            assert found[i, j] == np.mean(reports)
-    assert (np.diff(found, axis=0) <= 0).all() and (np.diff(found, axis=1) <= 0).all()
 
 
 def test_the_comparator_is_the_optimum_of_the_whole_program() -> None:

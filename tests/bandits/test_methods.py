@@ -27,7 +27,7 @@ from heedful.bandits import (
     names,
 )
 from heedful.bandits.posteriors import chance_of_largest
-from heedful.bandits.ridge import add_rows, no_rows, products, square
+from heedful.bandits.ridge import add_rows, no_rows, products
 from heedful.bandits.streams import beta, gamma, normal, streams, uniform, word
 
 ARMS = [*names("arms"), "linucb:shared=true", "lints:shared=true"]
@@ -270,7 +270,7 @@ def test_linucb_equals_a_plain_one(seed: int, shared: bool) -> None:
         learner.update(Reward(choice.token, reward))
 
 
-def test_the_inverse_stays_within_1e8_of_a_fresh_one_after_10_000_updates() -> None:
+def test_the_inverse_stays_within_1e8_of_a_fresh_one_after_10_000_updates(square: Any) -> None:
     rng, d = np.random.default_rng(0), 8
     rows, rewards = rng.normal(size=(10_000, d)), rng.normal(size=10_000)
     state = no_rows(streams([0]), 1, d, 1.0)
@@ -282,7 +282,7 @@ def test_the_inverse_stays_within_1e8_of_a_fresh_one_after_10_000_updates() -> N
 
 
 @given(seed=st.integers(0, 2**32), d=st.integers(1, 12))
-def test_a_triangle_stands_for_its_matrix(seed: int, d: int) -> None:
+def test_a_triangle_stands_for_its_matrix(seed: int, d: int, square: Any) -> None:
     rng = np.random.default_rng(seed)
     rows, x, pairs = rng.normal(size=(d + 2, d)), rng.normal(size=d), np.empty(d * (d + 1) // 2)
     matrix = rows.T @ rows
@@ -311,7 +311,7 @@ def test_an_action_set_of_another_size_is_chosen_from_every_round() -> None:
             learner.update(Reward(choice.token, 1.0))
 
 
-def test_shared_lints_draws_from_its_posterior() -> None:
+def test_shared_lints_draws_from_its_posterior(square: Any) -> None:
     learner = LinTS(scale=0.8, shared=True).start(2, 2, seed=3)
     rows = np.array([[1.0, 0.0], [0.4, 0.3]])
     for reward in (0.3, 0.1, 0.6):

@@ -137,8 +137,8 @@ def test_plays_by_hand() -> None:
         ({"propensities": np.array([0.5, 1e-160])}, "not below 1e-30, is 1e-160 in row 1"),
         ({"covered": [[True, True], [True]]}, "covered: must be a mask, whose rows are equally long"),
         ({"propensities": np.array([1.5, 0.5])}, "is 1.5 in row 0"),
-        ({"propensities": np.array([np.nan, 0.5])}, "propensities: must be 2 finite numbers"),
-        ({"rewards": np.array([1.0, np.inf])}, "rewards: must be 2 finite numbers"),
+        ({"propensities": np.array([np.nan, 0.5])}, "propensities: must be finite, is nan in row 0"),
+        ({"rewards": np.array([1.0, np.inf])}, "rewards: must be finite, is inf in row 1"),
         ({"actions": np.array([0, 2])}, r"actions: must lie in \[0, 1\]"),
         ({"actions": np.array([], dtype=int)}, "at least one row"),
         ({"covered": np.ones((3, 2), dtype=bool)}, r"covered: must have shape \[2, K\], has \[3, 2\]"),
@@ -152,7 +152,7 @@ def test_plays_by_hand() -> None:
         ({"actions": ["a", "b"]}, "actions: must be whole numbers"),
         ({"actions": np.array([[0], [1]])}, r"actions: must have shape \[n\], has \[2, 1\]"),
         ({"rewards": [1.0]}, r"rewards: must have shape \[2\], has \[1\]"),
-        ({"rewards": ["a", 1.0]}, "rewards: must be 2 finite numbers"),
+        ({"rewards": ["a", 1.0]}, "rewards: must be an array of numbers"),
     ],
 )
 def test_logs_that_are_none_are_refused(change: dict[str, Any], message: str) -> None:
@@ -170,9 +170,9 @@ def test_policies_that_are_none_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             log.weights(policy)
-    with pytest.raises(ValueError, match=r"policy: must be .* finite numbers, is nan in row 1"):
+    with pytest.raises(ValueError, match="policy: must be finite, is nan in row 1"):
         log.support([[0.5, 0.5], [np.nan, 1.0]])
-    with pytest.raises(ValueError, match=r"predicted: must be \[2, 2\] finite numbers, is nan in row 0"):
+    with pytest.raises(ValueError, match="predicted: must be finite, is nan in row 0"):
         log.estimates([[0.5, 0.5], [0.5, 0.5]], [[np.nan, 0.5], [0.5, 0.5]])
     fine = np.full((2, 2), 0.5)
     with pytest.raises(ValueError, match="clip=0"):
@@ -196,7 +196,7 @@ def test_lists_and_whole_floats_mean_what_arrays_mean() -> None:
 def test_estimates_and_plays_that_are_none_are_refused() -> None:
     for call, message in (
         (lambda: Estimate("ips", np.ones(2), np.ones(3)), r"numerators: must have shape \[3\]"),
-        (lambda: Estimate("ips", np.array([1.0, np.nan]), np.ones(2)), "numerators: must be 2 finite"),
+        (lambda: Estimate("ips", np.array([1.0, np.nan]), np.ones(2)), "numerators: must be finite"),
         (lambda: plays([0.5, 0.5], [0]), "probabilities: must have shape"),
         (lambda: plays([[0.5, 0.5]], [0, 1]), r"actions: must have shape \[1\], has \[2\]"),
         (lambda: plays([[0.5, 0.5]], [2]), r"actions: must lie in \[0, 1\]"),

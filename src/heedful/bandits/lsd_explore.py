@@ -31,6 +31,7 @@ from heedful.bandits.lsd_learner import (
     follow,
     scheduled,
 )
+from heedful.bandits.lsd_planning import check_planner
 from heedful.bandits.lsd_rounding import IDLE
 from heedful.bandits.streams import streams
 
@@ -72,8 +73,7 @@ class LSDExploreCommit(ScheduleMethod):
         between("share", self.share, 0.0, open_low=True)
         whole("draws", self.draws)
         check_shape(self.shape)
-        if self.planner not in ("practical", "lp-round"):
-            raise ValueError(f"planner={self.planner!r}: must be practical or lp-round")
+        check_planner("planner", self.planner)
 
     def exploration(self, arms: int, window: int) -> int:
         """Rounds of exploration, if every reward comes in its own round."""

@@ -29,6 +29,7 @@ from heedful.bandits.lsd_learner import (
     follow,
     scheduled,
 )
+from heedful.bandits.lsd_planning import check_planner
 from heedful.bandits.streams import streams
 
 
@@ -56,8 +57,7 @@ class LSDOptimistic(ScheduleMethod):
         between("scale", self.scale, 0.0)
         whole("draws", self.draws)
         check_shape(self.shape)
-        if self.planner not in ("practical", "lp-round"):
-            raise ValueError(f"planner={self.planner!r}: must be practical or lp-round")
+        check_planner("planner", self.planner)
 
     def begin(self, arms: int, window: int, seeds: Sequence[int]) -> Seen:
         state = super().begin(arms, window, seeds)

@@ -24,6 +24,12 @@ class Plan:
     bound: float
 
 
+def check_planner(name: str, method: str) -> None:
+    """Raises ValueError, naming the parameter, for what is no method of :func:`plan`."""
+    if method not in ("practical", "lp-round"):
+        raise ValueError(f"{name}={method!r}: must be practical or lp-round")
+
+
 def greedy(arms: int) -> Schedule:
     """Plays the arm that pays most now."""
     nothing = np.zeros(arms, dtype=np.int64)
@@ -72,8 +78,7 @@ def plan(
 
     Raises ValueError for another method, or no draws.
     """
-    if method not in ("practical", "lp-round"):
-        raise ValueError(f"method={method!r}: must be practical or lp-round")
+    check_planner("method", method)
     whole("draws", draws)
     bound = relaxation or relax(payoffs)
     span, burn = rounds or 20 * payoffs.window, 2 * payoffs.window

@@ -34,17 +34,12 @@ LEAST_ESS, MOST_UNCOVERED = 100.0, 0.01
 
 def _finite(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Floats:
     """Numbers as float64 of that shape. Raises ValueError, naming them, for another shape and what is not finite."""
-    form = str(shape[0]) if len(shape) == 1 else str(list(shape))
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: must be {form} finite numbers") from None
+    array = numbers_of(name, values)
     if array.shape != shape:
         raise ValueError(f"{name}: must have shape {list(shape)}, has {list(array.shape)}")
     bad = ~np.isfinite(array)
     if bad.any():
-        row = int(np.argwhere(bad)[0, 0])
-        raise ValueError(f"{name}: must be {form} finite numbers, is {array[bad][0]:g} in row {row}")
+        raise ValueError(f"{name}: must be finite, is {array[bad][0]:g} in row {int(np.argwhere(bad)[0, 0])}")
     return array
 
 

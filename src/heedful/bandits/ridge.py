@@ -36,15 +36,6 @@ def diagonal(features: int, value: float) -> NDArray[np.float64]:
     return triangle
 
 
-def square(triangle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The symmetric matrix of a lower triangle: float64 ``[..., d, d]`` from ``[..., d (d + 1) / 2]``."""
-    d = int(np.sqrt(2 * triangle.shape[-1]))
-    rows, columns = np.tril_indices(d)
-    found = np.empty((*triangle.shape[:-1], d, d))
-    found[..., rows, columns] = found[..., columns, rows] = triangle
-    return found
-
-
 def no_rows(words: NDArray[np.uint64], models: int, features: int, ridge: float) -> Ridge:
     """Nothing seen yet."""
     inverse = np.tile(diagonal(features, 1.0 / ridge), (len(words), models, 1))

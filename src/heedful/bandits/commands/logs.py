@@ -12,13 +12,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from heedful.bandits.off_policy import LEAST_PROPENSITY
 from heedful.lab.errors import LabError
 
 Floats = NDArray[np.float64]
 MOST_ACTIONS = 2000
 """A log may have so many."""
 LARGEST = 1e30
-"""Numbers may be as large, and probabilities as small as its inverse: fourth powers of weighted rewards are summed."""
+"""Numbers may be as large: fourth powers of weighted rewards are summed."""
 ODD_SHARE = 0.9
 """Of a text column so many values are numbers before it is said which one is none."""
 ACTIONS_SEPARATOR = "|"
@@ -222,9 +223,9 @@ def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
         feasible = feasible[order]
     rewards = numbers(table, columns.reward, source)
     propensities = None if columns.propensity is None else numbers(table, columns.propensity, source)
-    if propensities is not None and (bad := (propensities < 1 / LARGEST) | (propensities > 1)).any():
+    if propensities is not None and (bad := (propensities < LEAST_PROPENSITY) | (propensities > 1)).any():
         row = int(bad.argmax())
-        why = f"; below {1 / LARGEST:g} weights are too large to be summed" if 0 < propensities[row] < 1 else ""
+        why = f"; below {LEAST_PROPENSITY:g} weights are too large to be summed" if 0 < propensities[row] < 1 else ""
         raise LabError(
             f"{source}: {columns.propensity!r} must lie in (0, 1], is {propensities[row]:g} in {source.place(row)}{why}"
         )
