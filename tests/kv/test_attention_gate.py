@@ -32,7 +32,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> MakeGate:
     def make(
         model: Any, rules: Rules = DEFAULT, bias: float = 0.0, heads: int = HEADS, seed: int = 3, **options: Any
     ) -> AttentionGate:
-        key = id(model), rules, bias, heads, seed
+        key = model, rules, bias, heads, seed  # the model itself, kept alive: an address can come again
         if key not in made:
             gates = Gates.new(model, rules, heads, SIZE, bias, seed)
             for name, weight in gates.named_parameters():
