@@ -19,14 +19,15 @@ settings.load_profile("compiled")
 
 @pytest.fixture(scope="session")
 def square() -> Callable[[np.ndarray], np.ndarray]:
-    """The symmetric matrix of a lower triangle that lies row by row."""
+    """The symmetric matrix, and the zeros that it is padded with, of the 4 x 4 blocks of half of it."""
 
-    def of(triangle: np.ndarray) -> np.ndarray:
-        d = int(np.sqrt(2 * len(triangle)))
-        rows, columns = np.tril_indices(d)
-        found = np.empty((d, d))
-        found[rows, columns] = found[columns, rows] = triangle
-        return found
+    def of(kept: np.ndarray) -> np.ndarray:
+        n = int(np.sqrt(len(kept) / 8))
+        half, blocks = np.zeros((4 * n, 4 * n)), iter(kept.reshape(-1, 4, 4))
+        for i in range(n):
+            for j in range(i + 1):
+                half[4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = next(blocks).T
+        return half + half.T
 
     return of
 

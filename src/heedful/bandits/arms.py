@@ -237,7 +237,7 @@ class _Arms(Learner[Any]):
     def _contexts(self, context: Any, rows: int | None) -> Floats:
         """A copy as float64 ``[rows or 1, 1 or K, d]``; one without a leading axis of rows if ``rows`` is None."""
         try:
-            array = np.array(context, dtype=np.float64)
+            array = np.array(context, dtype=np.float64, order="C")
         except (TypeError, ValueError):
             raise ValueError(f"context: {self.method.name} needs an array of numbers") from None
         shape, d = array.shape, self.features

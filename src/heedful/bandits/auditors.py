@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from heedful.bandits.base import between, numbers_of, whole
-from heedful.bandits.kernels import not_finite
 from heedful.bandits.linear_rules import Floats
 
 
@@ -143,7 +142,7 @@ class Panel:
         array = numbers_of("people", people)
         if array.ndim != 2 or array.shape[1] != self.weights.shape[1]:
             raise ValueError(f"people: must have shape [k, {self.weights.shape[1]}], has {list(array.shape)}")
-        if not_finite(array[None]):
+        if not np.isfinite(array).all():
             raise ValueError("people: must be finite")
         return array
 

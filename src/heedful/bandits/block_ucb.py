@@ -48,35 +48,37 @@ def _plan(counts, sums, last, run, clock, block, bounds, isi, fixed):  # type: i
     k, window, free = len(counts), counts.shape[1] // 2, len(block) - fixed
     clock[2] += 1
     clock[1] = len(block)
+    width = 1.5 * np.log(clock[2])
     for i in range(k):
         for q in range(2 * window):
             n = counts[i, q]
-            bounds[i, q] = 1e9 if n == 0 else sums[i, q] / n + np.sqrt(1.5 * np.log(clock[2]) / n)
+            bounds[i, q] = 1e9 if n == 0 else sums[i, q] / n + np.sqrt(width / n)
     began = clock[0] + fixed
     for i in range(fixed):
         block[i] = i
         mark_played(last, run, i, clock[0] + i)
-    sequence, top = np.zeros(free, dtype=np.int64), -1.0
-    last1, run1 = last.copy(), run.copy()
-    while True:
-        total = 0.0
-        for t in range(free):
+    sequence, totals, before = np.zeros(free, dtype=np.int64), np.zeros(free + 1), np.empty((free, 2), dtype=np.int64)
+    top, changed = -1.0, 0
+    while changed >= 0:  # the plays up to the one that has changed are those of the sequence before
+        for t in range(changed, free):
             i = sequence[t]
-            if not (isi and last1[i] < began):
-                total += bounds[i, place(last1[i], run1[i], began + t, window)]
-            mark_played(last1, run1, i, began + t)
-        for t in range(free):
-            last1[sequence[t]], run1[sequence[t]] = last[sequence[t]], run[sequence[t]]
-        if total > top:
-            top = total
+            totals[t + 1] = totals[t]
+            if not (isi and last[i] < began):
+                totals[t + 1] += bounds[i, place(last[i], run[i], began + t, window)]
+            before[t, 0], before[t, 1] = last[i], run[i]
+            mark_played(last, run, i, began + t)
+        if totals[free] > top:
+            top = totals[free]
             block[fixed:] = sequence
-        t = free - 1
-        while t >= 0 and sequence[t] == k - 1:
-            sequence[t] = 0
-            t -= 1
-        if t < 0:
-            break
-        sequence[t] += 1
+        changed = free - 1
+        while changed >= 0:
+            i = sequence[changed]
+            last[i], run[i] = before[changed]
+            if i < k - 1:
+                sequence[changed] += 1
+                break
+            sequence[changed] = 0
+            changed -= 1
 
 
 @numba.njit(cache=True, nogil=True)

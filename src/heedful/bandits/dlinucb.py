@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from heedful.bandits.base import between, whole
 from heedful.bandits.dynamical import jump, mean_reward
-from heedful.bandits.ridge import REORDER, dot
+from heedful.bandits.kernels import REORDER
+from heedful.bandits.ridge import dot
 from heedful.bandits.vectors import VectorMethod
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.base import between, whole
+from heedful.bandits.blocks import diagonal, padded
 from heedful.bandits.dynamical import jump, mean_reward
-from heedful.bandits.ridge import add_row, diagonal, products
+from heedful.bandits.ridge import add_row, products
 from heedful.bandits.vectors import VectorMethod, most_promising
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ class Optimist(NamedTuple):
     """What optimistic learners of one linear model each know.
 
     Attributes:
-        vectors, pairs: float64 ``[lanes, K, d]`` and ``[lanes, K, d (d + 1) / 2]``: the actions, and their products.
+        vectors, pairs: float64 ``[lanes, K, D]`` and ``[lanes, K, D (D + 4) / 2]``: the actions, padded with zeros to
+            whole :mod:`~heedful.bandits.blocks`, and their products.
         radius: float64 ``[lanes, 7]``: scale, c1 sqrt(lam), c2 / sqrt(lam), s^2, log(1/delta), d/2, U^2 / (d lam).
         stretch: float64 ``[lanes]``: 1 / log(1/rho); 0 for epochs of one round.
-        inverse, estimate: float64 ``[lanes, d (d + 1) / 2]`` and ``[lanes, d]``: V^-1, its lower triangle, and h.
+        inverse, estimate: float64 ``[lanes, D (D + 4) / 2]``, in blocks, and ``[lanes, D]``: V^-1 and h.
         counters: int64 ``[lanes, 4]``: rounds decided, epochs begun, rounds left of this one, the action held.
-        work: float64 ``[lanes, d]``: room to work in.
+        work: float64 ``[lanes, D]``: room to work in.
     """
 
     vectors: Floats
@@ -130,13 +132,15 @@ def optimist(vectors: Floats, lanes: int, ridge: float, stretch: float, scale: f
     d, root = vectors.shape[1], math.sqrt(ridge)
     spread = float((vectors**2).sum(axis=1).max()) / (d * ridge)
     numbers = [scale, first * root, drift / root, variance, math.log(horizon), d / 2, spread]
-    pairs = np.empty((len(vectors), d * (d + 1) // 2))
-    for k, out in enumerate(pairs):
-        products(vectors[None], 0, k, out)
+    inverse, wide = diagonal(d, 1.0 / ridge), np.zeros((len(vectors), padded(d)))
+    wide[:, :d] = vectors
+    pairs = np.empty((len(vectors), len(inverse)))
+    for vector, out in zip(wide, pairs, strict=True):
+        products(vector, out)
     return Optimist(
-        np.tile(vectors, (lanes, 1, 1)), np.tile(pairs, (lanes, 1, 1)), np.tile(numbers, (lanes, 1)),
-        np.full(lanes, stretch), np.tile(diagonal(d, 1.0 / ridge), (lanes, 1)), np.zeros((lanes, d)),
-        np.zeros((lanes, 4), dtype=np.int64), np.zeros((lanes, d)),
+        np.tile(wide, (lanes, 1, 1)), np.tile(pairs, (lanes, 1, 1)), np.tile(numbers, (lanes, 1)),
+        np.full(lanes, stretch), np.tile(inverse, (lanes, 1)), np.zeros((lanes, padded(d))),
+        np.zeros((lanes, 4), dtype=np.int64), np.zeros((lanes, padded(d))),
     )  # fmt: skip
 
 

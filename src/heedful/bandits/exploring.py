@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
-from heedful.bandits.kernels import not_finite, refused
-from heedful.bandits.ridge import REORDER, add_rows, no_rows, predicted
+from heedful.bandits.kernels import REORDER, not_finite, refused
+from heedful.bandits.ridge import add_rows, no_rows, predicted, take
 from heedful.bandits.streams import uniform
 
 Floats = NDArray[np.float64]
@@ -144,9 +144,7 @@ class Rows(NamedTuple):
     """Ridge regressions, and how many rewards they have seen.
 
     Attributes:
-        inverse: float64 ``[lanes, M, d (d + 1) / 2]``: see :class:`~heedful.bandits.ridge.Ridge`.
-        estimate: float64 ``[lanes, M, d]``.
-        words: uint64 ``[lanes, 4]``: random streams.
+        inverse, estimate, words: as in :class:`~heedful.bandits.ridge.Ridge`.
         told: int64 ``[lanes]``: rewards learned.
     """
 
@@ -165,11 +163,13 @@ def decide_rows(estimate, words, contexts, feasible, way, strength, step, action
     if bad:
         return bad
     scores, chance = np.empty(feasible.shape[1]), np.empty(feasible.shape[1])
+    models, estimates, x = estimate.shape[1], estimate.reshape(-1), np.zeros(estimate.shape[2])
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
         for k in range(len(row)):
-            model, place = k if estimate.shape[1] > 1 else 0, k if contexts.shape[1] > 1 else 0
-            scores[k] = predicted(estimate, s, model, contexts, i, place)
+            if k == 0 or contexts.shape[1] > 1:
+                take(contexts, i, k, x)
+            scores[k] = predicted(estimates, s * models + (k if models > 1 else 0), x)
         weigh(scores, row, way, strength, chance)
         actions[i] = _pick(chance, uniform(words, s))
         chances[i] = chance[actions[i]]

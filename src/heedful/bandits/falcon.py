@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.base import between
+from heedful.bandits.blocks import corner
 from heedful.bandits.exploring import INVERSE_GAP, Floats, OracleMethod, decide_rows
 from heedful.bandits.ridge import add_rows, no_rows
 
 
 class _Epochs(NamedTuple):
-    """``inverse``, ``estimate``: of the running epoch; ``frozen``: float64 ``[lanes, M, d]``, the estimate at its
+    """``inverse``, ``estimate``: of the running epoch; ``frozen``: float64 ``[lanes, M, D]``, the estimate at its
     start; ``told``: int64 ``[lanes]``, rewards learned; ``words``: random streams."""
 
     inverse: Floats
@@ -40,8 +41,8 @@ def _learn(inverse, estimate, frozen, told, ridge, contexts, actions, rewards): 
         if told[s] & (told[s] - 1) == 0:  # an epoch ends at each power of two
             frozen[s], estimate[s], inverse[s] = estimate[s], 0.0, 0.0
             for m in range(inverse.shape[1]):
-                for j in range(estimate.shape[2]):
-                    inverse[s, m, j * (j + 3) // 2] = 1.0 / ridge
+                for j in range(contexts.shape[2]):
+                    inverse[s, m, corner(j)] = 0.5 / ridge
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
-from heedful.bandits.kernels import not_finite, refused
+from heedful.bandits.blocks import square
+from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.posteriors import Family
-from heedful.bandits.ridge import REORDER, Ridge, add_rows, dot, no_rows, predicted, products, quadratic
+from heedful.bandits.ridge import Ridge, add_rows, dot, no_rows, predicted, products, quadratic, take
 from heedful.bandits.streams import normal
 
 
@@ -30,30 +31,22 @@ def _choose(inverse, estimate, words, contexts, feasible, scale, step, actions, 
         bad = not_finite(contexts)
     if bad:
         return bad
-    mean, spread, pairs = parameters[0], parameters[1], np.empty(inverse.shape[2])
+    models, inverses, estimates = inverse.shape[1], inverse.reshape(-1, inverse.shape[2]), estimate.reshape(-1)
+    x, pairs = np.zeros(estimate.shape[2]), np.empty(inverse.shape[2])
+    mean, spread = parameters[0], parameters[1]
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
         top = -np.inf
-        products(contexts, i, 0, pairs)
+        take(contexts, i, 0, x)
+        products(x, pairs)
         for k in range(len(row)):
-            mean[i, k] = predicted(estimate, s, k, contexts, i, 0)
-            spread[i, k] = scale * np.sqrt(quadratic(inverse, s, k, pairs))
+            mean[i, k] = predicted(estimates, s * models + k, x)
+            spread[i, k] = scale * np.sqrt(quadratic(inverses, s * models + k, pairs))
             if row[k]:
                 draw = mean[i, k] + spread[i, k] * normal(words, s)
                 if draw > top:
                     top, actions[i] = draw, k
     return 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _root(triangle, d):  # type: ignore[no-untyped-def]
-    """The Cholesky factor of the matrix of a lower triangle."""
-    matrix, at = np.zeros((d, d)), 0
-    for i in range(d):
-        matrix[i, : i + 1] = triangle[at : at + i + 1]
-        matrix[: i + 1, i] = triangle[at : at + i + 1]
-        at += i + 1
-    return np.linalg.cholesky(matrix)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=REORDER)
@@ -65,14 +58,14 @@ def _choose_shared(inverse, estimate, words, contexts, feasible, scale, step, ac
         return bad
     d = contexts.shape[2]
     z = np.empty(d)
-    root = _root(inverse[0, 0], d)
+    root = np.linalg.cholesky(square(inverse[0, 0], d))
     for i in range(len(actions)):
         s, row = i * step, feasible[i if len(feasible) > 1 else 0]
         if i > 0 and step > 0:
-            root = _root(inverse[s, 0], d)
+            root = np.linalg.cholesky(square(inverse[s, 0], d))
         for j in range(d):
             z[j] = normal(words, s)
-        theta = estimate[s, 0].copy()
+        theta = estimate[s, 0, :d].copy()
         for a in range(d):
             for b in range(a + 1):
                 theta[a] += scale * root[a, b] * z[b]

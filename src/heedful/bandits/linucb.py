@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between
-from heedful.bandits.kernels import not_finite, refused
-from heedful.bandits.ridge import REORDER, Ridge, add_rows, no_rows, predicted, products, quadratic
+from heedful.bandits.kernels import REORDER, not_finite, refused
+from heedful.bandits.ridge import Ridge, add_rows, no_rows, predicted, products, quadratic, take
 
 
 @numba.njit(cache=True, nogil=True, fastmath=REORDER)
@@ -27,19 +27,19 @@ def _choose(inverse, estimate, contexts, feasible, alpha, step, actions):  # typ
         bad = not_finite(contexts)
     if bad:
         return bad
-    pairs = np.empty(inverse.shape[2])
+    models, inverses, estimates = inverse.shape[1], inverse.reshape(-1, inverse.shape[2]), estimate.reshape(-1)
+    x, pairs = np.zeros(estimate.shape[2]), np.empty(inverse.shape[2])
     for i in range(len(actions)):
-        s, row = i * step, feasible[i if len(feasible) > 1 else 0]
-        top, place = -np.inf, 0
-        products(contexts, i, 0, pairs)
+        row, first = feasible[i if len(feasible) > 1 else 0], i * step * models
+        top = -np.inf
         for k in range(len(row)):
+            if k == 0 or (row[k] and contexts.shape[1] > 1):
+                take(contexts, i, k, x)
+                products(x, pairs)
             if row[k]:
-                model = k if inverse.shape[1] > 1 else 0
-                if contexts.shape[1] > 1:
-                    place = k
-                    products(contexts, i, k, pairs)
-                width = np.sqrt(quadratic(inverse, s, model, pairs))
-                index = predicted(estimate, s, model, contexts, i, place) + alpha * width
+                model = first + k if models > 1 else first
+                width = np.sqrt(quadratic(inverses, model, pairs))
+                index = predicted(estimates, model, x) + alpha * width
                 if index > top:
                     top, actions[i] = index, k
     return 0

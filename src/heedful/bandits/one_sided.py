@@ -215,7 +215,7 @@ class _OneSided(Learner[Labels]):
     def _decide(self, people: Any, shape: tuple[int, ...]) -> tuple[int, Flags, Floats]:
         """A token, who is accepted and the policy, ``[lanes, k]``; people must have the shape."""
         try:
-            array = np.array(people, dtype=np.float64)
+            array = np.array(people, dtype=np.float64, order="C")
         except (TypeError, ValueError):
             raise ValueError("people: must be an array of numbers") from None
         if array.shape != shape:

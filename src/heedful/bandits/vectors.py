@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import Choice, Choices, Reward, Rewards, check_reward, check_rewards
 from heedful.bandits.base import Kept, Learner, Method
-from heedful.bandits.ridge import REORDER, dot
+from heedful.bandits.kernels import REORDER
+from heedful.bandits.ridge import dot
 from heedful.bandits.streams import streams
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def most_promising(vectors, pairs, inverse, estimate, radius):  # type: ignore[n
     """``argmax <estimate, u> + radius sqrt(u^T inverse u)``, the lowest of equals (to 1e-12).
 
     Args:
-        vectors: float64 ``[K, d]``.
-        pairs: float64 ``[K, d (d + 1) / 2]``: their :func:`~heedful.bandits.ridge.products`.
-        inverse: float64 ``[d (d + 1) / 2]``: a lower triangle.
-        estimate: float64 ``[d]``.
+        vectors: float64 ``[K, D]``, padded to a multiple of four.
+        pairs: float64 ``[K, D (D + 4) / 2]``: their :func:`~heedful.bandits.ridge.products`.
+        inverse: float64 ``[D (D + 4) / 2]``, in :mod:`~heedful.bandits.blocks`.
+        estimate: float64 ``[D]``.
         radius: of the ellipsoid.
     """
     top, found = -np.inf, 0

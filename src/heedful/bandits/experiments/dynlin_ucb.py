@@ -151,6 +151,7 @@ experiment = Experiment(
                 "arms",
                 "base",
                 "batched_exp3",
+                "blocks",
                 "dlinucb",
                 "dynamical",
                 "dynlin_ucb",

@@ -251,6 +251,7 @@ experiment = Experiment(
             for name in (
                 "arms",
                 "base",
+                "blocks",
                 "exploring",
                 "falcon",
                 "fee_payments",
