@@ -336,8 +336,7 @@ def test_learning_from_a_log_leaves_the_state_of_having_decided_it(spec: str) ->
     for t in range(rounds):
         choice = own.decide(contexts[t], np.arange(k) == actions[t])  # nothing else is feasible
         own.update(Reward(choice.token, rewards[t]))
-        x = contexts[t].reshape(1, -1, d) if method.linear else np.zeros((1, 0, 0))
-        method.learn_logged(told.state, x, actions[t : t + 1], np.ones(1), rewards[t : t + 1])
+        told.learn_logged(actions[t], rewards[t], 1.0, contexts[t])
     parts = set(told.state._fields) - {"words"} - OWN.get(method.name, set())
     assert parts or method.name in ("uniform", "round-robin")
     for name in parts:
@@ -352,12 +351,12 @@ def test_learning_from_a_log_leaves_the_state_of_having_decided_it(spec: str) ->
 
 
 def test_ucb1_counts_what_others_decided_among_the_plays() -> None:
-    learner, k, one = UCB1().start(3), 3, np.ones(1)
+    learner, k = UCB1().start(3), 3
     got: list[list[float]] = [[] for _ in range(k)]
     rewards = (np.random.default_rng(0).random((300, k)) < [0.5, 0.45, 0.55]).astype(float)
     for t in range(150):
         action = (0, 0, 0, 1, 2)[t % 5]
-        learner.method.learn_logged(learner.state, np.zeros((1, 0, 0)), np.array([action]), one, rewards[t, [action]])
+        learner.learn_logged(action, rewards[t, action])
         got[action].append(rewards[t, action])
     for t in range(150, 300):
         index = [np.mean(got[a]) + math.sqrt(2 * math.log(t) / len(got[a])) for a in range(k)]
@@ -392,9 +391,9 @@ def test_no_action_is_made_up_where_no_index_is_a_number(spec: str) -> None:
     [
         ("ucb2", "did you mean 'ucb1'"),
         ("linucb:beta=1", "no parameter 'beta'; it has: alpha, ridge, shared"),
-        ("linucb:alpha=x", "alpha=x: must be float"),
+        ("linucb:alpha=x", "alpha=x: must be a number"),
         ("linucb:alpha=1,alpha=2", "once"),
-        ("linucb:shared=1", "must be bool"),
+        ("linucb:shared=1", "must be true or false"),
         ("linucb:alpha", "give alpha once"),
         ("linucb:ridge=0", r"ridge=0.0: must be a number in \(0, inf\)"),
         ("linucb:alpha=nan", "alpha=nan"),
@@ -402,6 +401,10 @@ def test_no_action_is_made_up_where_no_index_is_a_number(spec: str) -> None:
         ("exp3:gamma=0", r"gamma=0.0: must be a number in \(0, 1\]"),
         ("ucb1:scale=-1", "scale=-1"),
         ("thompson:a=1", "it has: none"),
+        ("exp2:explore=foo", r"explore=foo: must be accept-all, uniform or john"),
+        ("ofs:scale=foo", r"scale=foo: must be a number"),
+        ("dynlin-ucb:rho=1", r"rho=1.0: must be a number in \[0, 1\)"),
+        ("d-linucb:gamma=1", r"gamma=1.0: must be a number in \(0, 1\)"),
     ],
 )
 def test_bad_descriptions_are_refused_in_the_users_words(spec: str, message: str) -> None:

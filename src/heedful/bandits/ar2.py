@@ -141,8 +141,7 @@ class AR2(ArmMethod):
 
     def __post_init__(self) -> None:
         for name in ("alpha", "noise"):
-            if between(name, getattr(self, name), 0.0, 1.0, open_low=True) == 1.0:
-                raise ValueError(f"{name}=1.0: must be a number in (0, 1)")
+            between(name, getattr(self, name), 0.0, 1.0, open_low=True, open_high=True)
         if self.epoch is not None:
             whole("epoch", self.epoch)
 

@@ -6,6 +6,7 @@ and many seeds together, all by the same compiled step, so that all three make t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import Kept, Learner, Method, whole
+from heedful.bandits.base import Kept, Learner, Method, between, whole
 from heedful.bandits.posteriors import Family, chance_of_largest
 from heedful.bandits.streams import streams
 
@@ -107,12 +108,15 @@ class Rewards:
 
 def check_reward(feedback: Any, unit: bool) -> None:
     """Raises ValueError unless it is a :class:`Reward` with a finite number, in [0, 1] if ``unit``."""
-    try:
-        reward = feedback.reward if isinstance(feedback, Reward) else None
-        fine = 0.0 <= reward <= 1.0 if unit else -np.inf < reward < np.inf  # type: ignore[operator]
-    except TypeError:
-        raise ValueError(f"feedback={feedback!r}: must be a Reward with a number") from None
-    if not fine:
+    reward = feedback.reward if isinstance(feedback, Reward) else None
+    if type(reward) is not float:
+        if not isinstance(reward, int | np.integer | np.floating | np.bool_):
+            raise ValueError(f"feedback={feedback!r}: must be a Reward with a number")
+        try:
+            reward = float(reward)
+        except OverflowError:
+            reward = math.inf
+    if not (0.0 <= reward <= 1.0 if unit else -math.inf < reward < math.inf):
         raise ValueError(f"reward={reward}: must be {'in [0, 1]' if unit else 'finite'}")
 
 
@@ -347,6 +351,30 @@ class ArmLearner(_Arms):
         tokens = self.ledger.issue_all(list(zip(*columns)))
         late, supported = self._late(draws, mask, actions, chances)
         return Batch(tokens, actions, late, supported)
+
+    def learn_logged(
+        self, action: int, reward: float, probability: float = 1.0, context: ArrayLike | None = None
+    ) -> None:
+        """Learns from a decision that somebody else made, as if it had made it itself; it has no token.
+
+        Args:
+            action: in 0..K-1.
+            reward: what it brought, in [0, 1] where the method says so.
+            probability: with which it was decided, in (0, 1].
+            context: as :meth:`decide`.
+
+        Raises ValueError for all of these that is out of range; then nothing is learned.
+        """
+        contexts = self._contexts(context, None) if self._linear else self._no_contexts
+        if not np.isfinite(contexts).all():
+            raise ValueError("context: must be finite")
+        actions = contexts.shape[1] if self._per_action else self.actions
+        if whole("action", action, least=0) >= actions:
+            raise ValueError(f"action={action}: must be in 0..{actions - 1}")
+        between("probability", probability, 0.0, 1.0, open_low=True)
+        check_reward(Reward(0, reward), self._unit)
+        self._action[0], self._chance[0], self._reward[0] = action, probability, reward
+        self.method.learn_logged(self.state, contexts, self._action, self._chance, self._reward)
 
     def check_feedback(self, kept: Kept, feedback: Reward) -> None:
         check_reward(feedback, self._unit)

@@ -16,7 +16,9 @@ decides what a learner of its seed would, told the same.
 from __future__ import annotations
 
 import json
+import math
 import os
+import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -155,9 +157,10 @@ class Ledger:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All of it as arrays; entries of different shapes are laid end to end."""
+        width = len(next(iter(self._waiting.values()), ()))
         found: dict[str, NDArray[Any]] = {
             "tokens": np.array(list(self._waiting), dtype=np.int64),
-            "numbers": np.array([self._next, self._oldest, self._expired, self._late]),
+            "numbers": np.array([self._next, self._oldest, self._expired, self._late, width], dtype=np.int64),
             "given_up": np.frombuffer(bytes(self._given_up), dtype=np.uint8),
         }
         for index, column in enumerate(zip(*self._waiting.values(), strict=True)):
@@ -167,16 +170,28 @@ class Ledger:
         return found
 
     def set_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Takes what :meth:`arrays` gave."""
-        columns: list[list[Any]] = []
-        while f"shapes{len(columns)}" in arrays:
-            shapes, values = arrays[f"shapes{len(columns)}"], arrays[f"values{len(columns)}"]
-            ends = np.cumsum(shapes.prod(axis=1, dtype=np.int64))
-            parts = [part.reshape(shape) for part, shape in zip(np.split(values, ends[:-1]), shapes)]
-            columns.append([part.copy() if part.ndim else part.item() for part in parts])
+        """Takes what :meth:`arrays` gave. Raises ValueError, and changes nothing, for what it cannot have given, and
+        KeyError for what is missing."""
         tokens, numbers, given_up = (arrays[name] for name in ("tokens", "numbers", "given_up"))
+        for name, array, dtype, shape in (
+            ("tokens", tokens, np.int64, (len(tokens),) if tokens.ndim else ()), ("numbers", numbers, np.int64, (5,)),
+            ("given_up", given_up, np.uint8, (given_up.size,)),
+        ):  # fmt: skip
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"{name}: is {array.dtype} of shape {list(array.shape)}, not what is saved")
+        following, oldest, expired, late, width = numbers.tolist()
+        if len(tokens) and not (tokens.min() >= 0 and tokens.max() < following and len(set(tokens)) == len(tokens)):
+            raise ValueError("tokens: are not those of decisions that were made")
+        columns: list[list[Any]] = []
+        for index in range(width):
+            shapes, values = arrays[f"shapes{index}"], arrays[f"values{index}"]
+            sizes = shapes.prod(axis=1, dtype=np.int64) if shapes.ndim == 2 else np.empty(0, dtype=np.int64)
+            if len(sizes) != len(tokens) or values.shape != (sizes.sum(),):
+                raise ValueError(f"values{index}: are not those of {len(tokens)} decisions")
+            parts = [part.reshape(shape) for part, shape in zip(np.split(values, np.cumsum(sizes)[:-1]), shapes)]
+            columns.append([part.copy() if part.ndim else part.item() for part in parts])
         rows: Iterable[Kept] = zip(*columns) if columns else [()] * len(tokens)
-        self._next, self._oldest, self._expired, self._late = numbers.tolist()
+        self._next, self._oldest, self._expired, self._late = following, oldest, expired, late
         self._waiting, self._given_up = dict(zip(tokens.tolist(), rows)), bytearray(given_up.tobytes())
 
 
@@ -235,11 +250,6 @@ class Learner(Generic[F]):
         """Learns from checked feedback; ``kept`` is what ``decide`` gave to the ledger."""
         raise NotImplementedError
 
-    def learn_all(self, pairs: Sequence[tuple[Kept, F]]) -> None:
-        """Learns from several that came together, in the order in which they came."""
-        for kept, feedback in pairs:
-            self.learn(kept, feedback)
-
     def update(self, feedback: F | Sequence[F]) -> None:
         """Learns from feedback, one or a list; for expired decisions it is counted and ignored.
 
@@ -274,7 +284,8 @@ class Learner(Generic[F]):
                 pairs.append((kept, feedback))
         for token in tokens:
             self.ledger.close(token)
-        self.learn_all(pairs)
+        for kept, feedback in pairs:
+            self.learn(kept, feedback)
 
     @property
     def counts(self) -> Counts:
@@ -292,20 +303,24 @@ class Learner(Generic[F]):
         return found | (self.state.arrays() if hasattr(self.state, "arrays") else {})
 
     def set_state_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Takes what :meth:`state_arrays` gave. Raises ValueError, and changes nothing, if shapes differ."""
-        parts = self.state._asdict()
-        for name, part in parts.items():
-            shape = part.shape if isinstance(part, np.ndarray) else (len(part),)
-            if (isinstance(part, np.ndarray) or _are_generators(part)) and arrays[name].shape != shape:
-                raise ValueError(f"{name}: has shape {arrays[name].shape}, here {shape}")
+        """Takes what :meth:`state_arrays` gave. Raises ValueError, and changes nothing, if shapes or dtypes differ, and
+        KeyError for what is missing."""
+        drawn: list[tuple[np.random.Generator, Any]] = []
+        for name, part in self.state._asdict().items():
+            if _are_generators(part):
+                if arrays[name].shape != (len(part),) or arrays[name].dtype.kind != "U":
+                    raise ValueError(f"{name}: is not that of {len(part)} generators")
+                drawn += [(rng, _state_of(rng, name, text)) for rng, text in zip(part, arrays[name])]
+            elif isinstance(part, np.ndarray) and (arrays[name].shape, arrays[name].dtype) != (part.shape, part.dtype):
+                kinds = [f"{each.dtype} of shape {list(each.shape)}" for each in (arrays[name], part)]
+                raise ValueError(f"{name}: is {kinds[0]}, here {kinds[1]}")
         if hasattr(self.state, "set_arrays"):
             self.state.set_arrays(arrays)
-        for name, part in parts.items():
+        for name, part in self.state._asdict().items():
             if isinstance(part, np.ndarray):
                 part[...] = arrays[name]
-            elif _are_generators(part):
-                for rng, text in zip(part, arrays[name]):
-                    rng.bit_generator.state = json.loads(text)
+        for rng, state in drawn:
+            rng.bit_generator.state = state
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state and what is pending to a file (numpy's npz, nothing pickled), whole or not at all."""
@@ -330,7 +345,7 @@ class Learner(Generic[F]):
             with np.load(path, allow_pickle=False) as file:
                 parts = {name: file[name] for name in file.files}
             about = str(parts.pop("about"))
-        except (ValueError, KeyError, EOFError, AttributeError, IsADirectoryError, zipfile.BadZipFile):
+        except (ValueError, KeyError, EOFError, TypeError, IsADirectoryError, zipfile.BadZipFile):  # TypeError: a .npy
             raise ValueError(f"{path}: is not a saved learner") from None
         if about != self._about():
             raise ValueError(f"{path}: was saved by {about}, this is {self._about()}")
@@ -352,6 +367,20 @@ def _are_generators(part: Any) -> bool:
     return isinstance(part, tuple) and all(isinstance(each, np.random.Generator) for each in part)
 
 
+def _state_of(rng: np.random.Generator, name: str, text: str) -> Any:
+    """A state that a generator of this kind can take. Raises ValueError for another text."""
+    try:
+        state = json.loads(text)
+        type(rng.bit_generator)().state = state
+    except (TypeError, ValueError, KeyError):
+        raise ValueError(f"{name}: is not the state of a generator") from None
+    return state
+
+
+LARGEST = sys.float_info.max
+"""The largest finite number."""
+
+
 def whole(name: str, value: Any, least: int = 1) -> int:
     """The value as an int. Raises ValueError unless it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -361,13 +390,22 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def between(name: str, value: Any, low: float, high: float = float("inf"), open_low: bool = False) -> float:
-    """The value as a float. Raises ValueError unless ``low <= value <= high`` (``low <`` if ``open_low``)."""
+def between(
+    name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False
+) -> float:
+    """The value as a float. Raises ValueError unless ``low <= value <= high`` (``<`` at an end that is open)."""
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not np.isfinite(value) or not low <= value <= high or (open_low and value == low):
-        start, end = "(" if open_low else "[", "]" if np.isfinite(high) else ")"
+    inside = number and low <= value <= high and abs(value) <= LARGEST
+    if not inside or (open_low and value == low) or (open_high and value == high):
+        start, end = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
         raise ValueError(f"{name}={value!r}: must be a number in {start}{low:g}, {high:g}{end}")
     return float(value)
+
+
+def true_or_false(name: str, value: Any) -> None:
+    """Raises ValueError unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be True or False")
 
 
 def numbers_of(name: str, values: ArrayLike) -> NDArray[np.float64]:

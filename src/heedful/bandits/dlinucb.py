@@ -151,8 +151,7 @@ class DLinUCB(VectorMethod):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if between("gamma", self.gamma, 0.0, 1.0, open_low=True) == 1.0:
-            raise ValueError("gamma=1.0: must be a number in (0, 1)")
+        between("gamma", self.gamma, 0.0, 1.0, open_low=True, open_high=True)
         for name in ("size", "noise", "scale"):
             between(name, getattr(self, name), 0.0)
         whole("horizon", self.horizon, least=2)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, whole
+from heedful.bandits.base import between, numbers_of, whole
 from heedful.bandits.streams import streams
 from heedful.bandits.vectors import VectorMethod, action_set
 
@@ -129,11 +129,11 @@ class LinearSystem:
 
     def __post_init__(self) -> None:
         for name in ("a", "b", "omega", "theta"):
-            array = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
+            array = numbers_of(name, getattr(self, name))
             if not np.isfinite(array).all():
                 raise ValueError(f"{name}: must be finite")
             object.__setattr__(self, name, array)
-        n, d = len(self.omega), len(self.theta)
+        n, d = self.omega.size, self.theta.size
         for name, shape in (("a", (n, n)), ("b", (n, d)), ("omega", (n,)), ("theta", (d,))):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name}: must have shape {list(shape)}, has {list(getattr(self, name).shape)}")
@@ -145,7 +145,7 @@ class LinearSystem:
     @classmethod
     def of_outputs(cls, a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike, sigma: float) -> LinearSystem:
         """A system with several outputs ``C x + D u``, each with its own noise, whose sum is the reward."""
-        c, d = np.asarray(c, dtype=np.float64), np.asarray(d, dtype=np.float64)
+        c, d = numbers_of("c", c), numbers_of("d", d)
         return cls(np.asarray(a), np.asarray(b), c.sum(axis=0), d.sum(axis=0), sigma, len(c))
 
     @property
@@ -210,9 +210,17 @@ def play(
         seeds: of the method's own draws.
         low, high: methods that want rewards in [0, 1] are told ``(y - low) / (high - low)``, cut to it.
 
-    Raises ValueError for a method that reads contexts, and for actions of another length than the system's.
+    Raises ValueError for a method that reads contexts, actions of another length than the system's or more than 32,767
+    of them, noise of another shape, and a range that is empty.
     """
     vectors = action_set(actions, len(system.theta))
+    if len(vectors) > np.iinfo(np.int16).max:
+        raise ValueError(f"actions: are {len(vectors)}, at most {np.iinfo(np.int16).max}")
+    noise = numbers_of("noise", noise)
+    if noise.ndim != 2 or len(noise) != len(seeds):
+        raise ValueError(f"noise: must have shape [{len(seeds)}, T], a row per seed, has {list(noise.shape)}")
+    if not low < high:
+        raise ValueError(f"low={low!r}, high={high!r}: low must be below high")
     chosen = np.empty(noise.shape, dtype=np.int16)
     if isinstance(method, VectorMethod):
         for row, added in zip(chosen, noise):

@@ -174,8 +174,7 @@ class DynLinUCB(VectorMethod):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if between("rho", self.rho, 0.0, 1.0) == 1.0:
-            raise ValueError("rho=1.0: must be a number in [0, 1)")
+        between("rho", self.rho, 0.0, 1.0, open_high=True)
         between("phi", self.phi, 1.0)
         for name in ("theta", "omega", "push", "noise", "scale"):
             between(name, getattr(self, name), 0.0)

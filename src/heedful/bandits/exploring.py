@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between
+from heedful.bandits.base import between, numbers_of, true_or_false, whole
 from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.ridge import add_rows, no_rows, predicted, take
 from heedful.bandits.streams import uniform
@@ -93,8 +93,11 @@ def draw(probabilities: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
 def mask_of(feasible: ArrayLike | None, rows: int, actions: int) -> Mask:
     """A mask as bool ``[1 or rows, K]``; None: all actions.
 
-    Raises ValueError for another shape or type, and for a row without a feasible action, naming the first.
+    Raises ValueError for another shape or type, for no actions at all, and for a row without a feasible action, naming
+    the first.
     """
+    if actions < 1:
+        raise ValueError("feasible: there must be at least one action")
     if feasible is None:
         return np.ones((1, actions), dtype=np.bool_)
     mask = np.asarray(feasible)
@@ -127,16 +130,17 @@ class Rule:
         Returns:
             float64 ``[n, K]``: rows sum to 1, infeasible actions have 0.
 
-        Raises ValueError for other shapes, a row without a feasible action, and a feasible score that is not finite.
+        Raises ValueError for other shapes, no actions, a row without a feasible action, a feasible score that is not
+        finite, and a negative number of rows.
         """
-        array = np.ascontiguousarray(scores, dtype=np.float64)
+        array = numbers_of("scores", scores)
         if array.ndim != 2:
             raise ValueError(f"scores: must have shape [n, K], has {list(array.shape)}")
         mask = mask_of(feasible, *array.shape)
         if not np.isfinite(np.where(mask, array, 0.0)).all():
             raise ValueError("scores: must be finite wherever an action is feasible")
         found = np.empty_like(array)
-        _weigh_rows(array, mask, self.way, float(self.strength(rows, array.shape[1])), found)
+        _weigh_rows(array, mask, self.way, float(self.strength(whole("rows", rows, least=0), array.shape[1])), found)
         return found
 
 
@@ -191,6 +195,7 @@ class OracleMethod(Rule, ArmMethod):
 
     def __post_init__(self) -> None:
         between("ridge", self.ridge, 0.0, open_low=True)
+        true_or_false("shared", self.shared)
 
     @property
     def randomised(self) -> bool:

@@ -50,6 +50,8 @@ def make(spec: str) -> Any:
     >>> make("linucb:alpha=0.5,shared=true")
     LinUCB(alpha=0.5, ridge=1.0, shared=True)
     """
+    if not isinstance(spec, str):
+        raise ValueError(f"method {spec!r}: must be text, as 'linucb:alpha=0.5'")
     name, colon, rest = spec.partition(":")
     if name not in classes():
         close = difflib.get_close_matches(name, names(), n=1)
@@ -84,5 +86,10 @@ def _value(spec: str, key: str, text: str, wanted: Any) -> Any:
                 continue
     if str in allowed or any(text in typing.get_args(option) for option in allowed):
         return text
-    expected = ", ".join(getattr(option, "__name__", str(option)) for option in allowed)
-    raise ValueError(f"method {spec!r}: {key}={text}: must be {expected}")
+    choices = [_WORDS[option] for option in allowed if option in _WORDS]
+    choices += [choice for option in allowed for choice in typing.get_args(option)]
+    *most, last = choices
+    raise ValueError(f"method {spec!r}: {key}={text}: must be {', '.join(most) + ' or ' if most else ''}{last}")
+
+
+_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "none"}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between
+from heedful.bandits.base import between, true_or_false
 from heedful.bandits.blocks import square
 from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.posteriors import Family
@@ -99,6 +99,7 @@ class LinTS(ArmMethod):
     def __post_init__(self) -> None:
         between("scale", self.scale, 0.0, open_low=True)
         between("ridge", self.ridge, 0.0, open_low=True)
+        true_or_false("shared", self.shared)
 
     @property
     def randomised(self) -> bool:

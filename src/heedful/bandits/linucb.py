@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between
+from heedful.bandits.base import between, true_or_false
 from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.ridge import Ridge, add_rows, no_rows, predicted, products, quadratic, take
 
@@ -64,6 +64,7 @@ class LinUCB(ArmMethod):
     def __post_init__(self) -> None:
         between("alpha", self.alpha, 0.0)
         between("ridge", self.ridge, 0.0, open_low=True)
+        true_or_false("shared", self.shared)
 
     @property
     def per_action(self) -> bool:

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.base import between, numbers_of, whole
 
 Floats = NDArray[np.float64]
 Family = Literal["rand", "step", "sticky", "trap", "flat"]
@@ -62,7 +62,7 @@ class Payoffs:
     def __post_init__(self) -> None:
         check_shape(self.shape)
         for name in ("rested", "running"):
-            array = np.array(getattr(self, name), dtype=np.float64)
+            array = numbers_of(name, getattr(self, name)).copy()
             if array.ndim != 2 or array.size == 0:
                 raise ValueError(f"{name}: must have shape [k, W], has {list(array.shape)}")
             object.__setattr__(self, name, array)
@@ -98,7 +98,7 @@ class Payoffs:
     @classmethod
     def of_table(cls, table: ArrayLike, shape: Shape = "monotone") -> Payoffs:
         """From payoffs in the order of states, float64 ``[k, 2 W]``. Raises as the class does."""
-        array = np.asarray(table, dtype=np.float64)
+        array = numbers_of("table", table)
         if array.ndim != 2 or array.shape[1] % 2:
             raise ValueError(f"table: must have shape [k, 2 W], has {list(array.shape)}")
         half = array.shape[1] // 2

@@ -17,7 +17,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A schedule, what it earns per round, and the bound on what any earns."""
+    """A schedule to follow.
+
+    Attributes:
+        schedule: which arm is played when.
+        value: what it earns per round, measured over 200 W rounds; at most ``bound``, which the part of a cycle with
+            which such a stretch ends may exceed.
+        bound: what no schedule earns more than, in the long run.
+    """
 
     schedule: Schedule
     value: float
@@ -70,22 +77,23 @@ def plan(
         rng: of the draws.
         draws: how many schedules are drawn, and tried.
         method: ``lp-round``: one draw, with the guarantee of the payoffs' shape. ``practical``: the best of many draws,
-            of greedy and of the best single cycle; never below any of them. Draws of monotone arms are tried with and
+            of greedy and of the best single cycle; never below these two. Draws of monotone arms are tried with and
             without filling idle rounds, those of half-monotone ones as whole runs, and those of arms of any shape in
             all three ways.
-        rounds: for how long each is tried; None: 20 W.
+        rounds: for how long each is tried; None: 20 W. The best of each kind are compared over 200 W.
         relaxation: of the payoffs, if it is at hand.
 
-    Raises ValueError for another method, or no draws.
+    Raises ValueError for another method, no draws, or no rounds.
     """
     check_planner("method", method)
     whole("draws", draws)
     bound = relaxation or relax(payoffs)
-    span, burn = rounds or 20 * payoffs.window, 2 * payoffs.window
+    span = 20 * payoffs.window if rounds is None else whole("rounds", rounds)
+    burn, long = 2 * payoffs.window, 200 * payoffs.window
     rule: Rule = "real" if payoffs.shape == "monotone" else "whole-runs"
     if method == "lp-round":
         (schedule,) = rounded(bound, payoffs, 1, rng, rule)
-        return Plan(schedule, float(averages([schedule], payoffs, span, burn)[0]), bound.value)
+        return Plan(schedule, min(float(averages([schedule], payoffs, long, burn)[0]), bound.value), bound.value)
     drawn = rounded(bound, payoffs, draws, rng, rule, scale=1.0)
     groups = [drawn]
     if payoffs.shape == "any":
@@ -93,9 +101,10 @@ def plan(
     if payoffs.shape != "half-monotone":
         groups.append([Schedule(s.rests, s.plays, s.offsets, s.rule, fill=True) for s in groups[-1]])
     groups += [[greedy(payoffs.arms)], [best_cycle(payoffs)]]
-    tried = [(s, float(value)) for group in groups for s, value in zip(group, averages(group, payoffs, span, burn))]
-    schedule, value = max(tried, key=lambda pair: pair[1])
-    return Plan(schedule, value, bound.value)
+    best = [group[int(averages(group, payoffs, span, burn).argmax())] for group in groups]
+    values = [float(averages([schedule], payoffs, long, burn)[0]) for schedule in best]
+    value = max(values)
+    return Plan(best[values.index(value)], min(value, bound.value), bound.value)
 
 
 def optimum(payoffs: Payoffs, tolerance: float = 1e-6, most: int = 2_000_000) -> float:

@@ -20,6 +20,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from heedful.bandits.base import whole
 from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
 from heedful.bandits.lsd_relaxation import Relaxation
 
@@ -52,6 +53,11 @@ class Schedule:
     def arrays(self) -> tuple[Ints, int, bool]:
         """int64 ``[3, k]``, rule and fill, as compiled loops read them."""
         return np.stack([self.rests, self.plays, self.offsets]), _RULES[self.rule], self.fill
+
+    def check(self, payoffs: Payoffs) -> None:
+        """Raises ValueError unless it is a schedule of as many arms as there are payoffs for."""
+        if len(self.rests) != payoffs.arms:
+            raise ValueError(f"schedule: is one of {len(self.rests)} arms, payoffs are those of {payoffs.arms}")
 
 
 @numba.njit(cache=True, nogil=True)
@@ -135,7 +141,12 @@ def averages(schedules: list[Schedule], payoffs: Payoffs, rounds: int, burn: int
         payoffs: what is earned, and what payoffs are compared by.
         rounds: counted, after ``burn`` that are not.
         rested: the state in which all arms start; 0: W.
+
+    Raises ValueError for schedules of another number of arms, and for no rounds.
     """
+    whole("rounds", rounds)
+    for schedule in schedules:
+        schedule.check(payoffs)
     last, run = unplayed(payoffs.arms, rested)
     _, rule, fill = schedules[0].arrays
     cycles, out = np.stack([schedule.arrays[0] for schedule in schedules]), np.empty(len(schedules))
@@ -144,7 +155,9 @@ def averages(schedules: list[Schedule], payoffs: Payoffs, rounds: int, burn: int
 
 
 def arms_played(schedule: Schedule, payoffs: Payoffs, rounds: int, rested: int = 0) -> Ints:
-    """The arm played in each round, -1 for none: int64 ``[rounds]``."""
+    """The arm played in each round, -1 for none: int64 ``[rounds]``. Raises ValueError as :func:`averages`."""
+    whole("rounds", rounds)
+    schedule.check(payoffs)
     last, run = unplayed(payoffs.arms, rested)
     cycles, rule, fill = schedule.arrays
     out = np.empty(rounds, dtype=np.int64)

@@ -199,7 +199,8 @@ def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
     if not context:
         raise LabError(f"{source}: no column is left for --context")
     # Rows are put in order of time when all of them have been checked, so that each is named by its place in the file.
-    order = np.arange(len(table)) if columns.time is None else _order(table[columns.time], source)
+    times = None if columns.time is None else _times(table[columns.time])
+    order = np.arange(len(table)) if times is None else _order(times, source)
     frame = _contexts(table.select(context), source, columns.position)
     chosen = texts(table, columns.action, source)
     sets = _available(table, columns.available, source) if columns.available else None
@@ -233,8 +234,8 @@ def from_table(table: pl.DataFrame, columns: Columns, source: Source) -> Log:
     if columns.position is not None:
         places = np.unique(np.array(texts(table, columns.position, source)), return_inverse=True)[1]
     days = None
-    if columns.time is not None and table[columns.time].dtype in (pl.Date, pl.Datetime):
-        days = table[columns.time].cast(pl.Date).cast(pl.Int32).to_numpy().astype(np.int64)[order]
+    if times is not None and times.dtype in (pl.Date, pl.Datetime):
+        days = times.cast(pl.Date).cast(pl.Int32).to_numpy().astype(np.int64)[order]
     return Log(
         source.path.name,
         frame[order],
@@ -258,6 +259,15 @@ def like_propensities(contexts: pl.DataFrame) -> list[str]:
         and _PROPENSITY_WORDS & set(re.findall("[a-z]+", column.name.lower()))
         and bool(((column > 0) & (column <= 1)).all())
     ]
+
+
+def _times(column: pl.Series) -> pl.Series:
+    """Text that is dates throughout, as Parquet files may hold it, as dates; all else as it is."""
+    if column.dtype == pl.String:
+        with suppress(pl.exceptions.ComputeError):  # nothing in it looks like a date
+            parsed = column.str.to_datetime(strict=False)
+            return column if parsed.null_count() else parsed
+    return column
 
 
 def _order(times: pl.Series, source: Source) -> NDArray[np.int64]:

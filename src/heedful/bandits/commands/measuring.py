@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,21 @@ class Outcome:
     weighed: NDArray[np.bool_] | None = None
 
 
+class _Scale(NamedTuple):
+    """Rewards on [0, 1], as models and gammas want them: from the least to the largest of some."""
+
+    low: float
+    width: float
+
+    @classmethod
+    def of(cls, rewards: Floats) -> _Scale:
+        return cls(float(rewards.min()), float(np.ptp(rewards)) or 1.0)
+
+    def shares(self, rewards: Floats) -> Floats:
+        """Where rewards lie in the range; 0 and 1 for what is beyond it."""
+        return np.clip((rewards - self.low) / self.width, 0.0, 1.0)
+
+
 @dataclass(eq=False)
 class Work:
     """A log in two parts.
@@ -77,8 +92,7 @@ class Work:
     def __post_init__(self) -> None:
         encode = Encoder.of(self.before.contexts)
         self._before, self.contexts = encode(self.before.contexts), encode(self.measured.contexts)
-        rewards = np.concatenate([self.before.rewards, self.measured.rewards])
-        self._low, self._range = float(rewards.min()), float(np.ptp(rewards)) or 1.0
+        self._scale = _Scale.of(self.before.rewards)
         self._number = len(self.measured.labels)
         self.feasible = mask_of(self.measured.feasible, len(self.measured), self._number)
         self._models: dict[str, Any] = {}
@@ -91,10 +105,6 @@ class Work:
         taken = np.zeros((int(places.max()) + 1, self._number), dtype=np.bool_)
         taken[places, actions] = True
         return taken[places]
-
-    def scaled(self, rewards: Floats) -> Floats:
-        """Rewards in [0, 1], as models and gammas want them."""
-        return (rewards - self._low) / self._range
 
     def policy(self, contender: Contender, oracle: Oracle | None) -> Floats:
         """float64 ``[n, K]``: what a rule would do on the measured rows."""
@@ -116,19 +126,19 @@ class Work:
     def predicted(self, name: str, oracle: Oracle) -> Floats:
         """float64 ``[n, K]``: rewards of the measured rows, each third predicted from the others."""
         if name not in self._predicted:
-            n = len(self.measured)
+            log, n = self.measured, len(self.measured)
             found = np.empty((n, self._number))
             for rows in np.array_split(np.arange(n), THIRDS):
                 others = np.setdiff1d(np.arange(n), rows)
-                log = self.measured
-                y = self.scaled(log.rewards[others])
+                scale = _Scale.of(log.rewards[others])
+                y = scale.shares(log.rewards[others])
                 model = self._quiet(oracle, self.contexts[others], log.actions[others], y)
-                found[rows] = model.predict(self.contexts[rows]) * self._range + self._low
+                found[rows] = model.predict(self.contexts[rows]) * scale.width + scale.low
             self._predicted[name] = found
         return self._predicted[name]
 
     def _fit(self, oracle: Oracle, x: Floats, log: Log) -> Any:
-        return self._quiet(oracle, x, log.actions, self.scaled(log.rewards))
+        return self._quiet(oracle, x, log.actions, self._scale.shares(log.rewards))
 
     def _quiet(self, oracle: Oracle, x: Floats, actions: NDArray[np.int64], rewards: Floats) -> Any:
         with warnings.catch_warnings():
@@ -146,19 +156,18 @@ class Work:
         """The value of a learner, from the rows whose logged action it would have chosen too; and which these are.
 
         It is first told the whole first part; then it decides each measured row, and is told those that match. Rows
-        count by the inverse of their propensity (Li, Chu, Langford, Wang, WSDM 2011, where all are the same).
+        count by the inverse of their propensity (Li, Chu, Langford, Wang, WSDM 2011, where all are the same). A learner
+        is told rewards on the scale of the first part, cut to it: that the rest holds larger ones nobody knew then.
         """
         assert self.propensities is not None
         chances = self._chances_before()
         log, past = self.measured, self.before
         first, then = (np.column_stack([np.ones(len(x)), x]) for x in (self._before, self.contexts))
         learner = method.start(self._number, first.shape[1], seed, expire_after=1)
-        told = self.scaled(past.rewards)
-        for i in range(len(past)):
-            x = first[i, None, None] if method.linear else np.zeros((1, 0, 0))
-            rows = slice(i, i + 1)
-            method.learn_logged(learner.state, x, past.actions[rows], chances[rows], told[rows])
-        rewards, matches = self.scaled(log.rewards), np.zeros(len(log), dtype=np.bool_)
+        told = self._scale.shares(past.rewards)
+        for x, action, reward, chance in zip(first, past.actions, told, chances, strict=True):
+            learner.learn_logged(action, reward, chance, x)
+        rewards, matches = self._scale.shares(log.rewards), np.zeros(len(log), dtype=np.bool_)
         for i in range(len(log)):
             mask = log.feasible[i if len(log.feasible) > 1 else 0]
             choice = learner.decide(then[i], mask)

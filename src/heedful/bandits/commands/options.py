@@ -72,6 +72,8 @@ def read_policies(text: str, oracles: Iterable[str]) -> tuple[Contender, ...]:
 
 def _made(spec: str) -> Any:
     name = spec.partition(":")[0]
+    if name in ("best-action", "greedy"):
+        raise LabError(f"--policies {spec!r}: {name} has no parameters; leave out {spec[len(name) :]!r}")
     known = ["uniform", "best-action", "greedy", *learners.names("arms")]
     if name not in known:
         raise LabError(f"--policies {spec!r}: is not known; there are: {', '.join(dict.fromkeys(known))}")

@@ -124,7 +124,8 @@ def read_people(path: Path, score: str, group: str, outcome: str, wanted: Sequen
         if label not in names:
             raise LabError(f"{source}: group {label!r} never appears in {group!r}; there are: {_some(names)}")
     if len(labels) < 2:
-        raise LabError(f"{source}: {group!r} holds one group, {labels[0]!r}; rates of one cannot differ")
+        held = f"{group!r} holds" if wanted is None else "--groups names"
+        raise LabError(f"{source}: {held} one group, {labels[0]!r}; rates of one cannot differ")
     kept = np.array([name in labels for name in names])
     scores = numbers(table, score, source)[kept]
     outcomes = numbers(table, outcome, source, missing=True)
