@@ -13,7 +13,7 @@ import numpy as np
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.block_ucb import BlockUCB
-from heedful.bandits.experiments.lsd_bandits import CALIBRATION
+from heedful.bandits.experiments.lsd_bandits import CALIBRATION, YARDSTICKS
 from heedful.bandits.lsd import Payoffs, generate, mark_played, place, unplayed
 from heedful.bandits.lsd_explore import LSDExploreCommit
 from heedful.bandits.lsd_learner import SwitchMethod
@@ -117,6 +117,15 @@ def _known(seed: int) -> tuple[float, float]:
     return relaxation.value, float(np.mean(earned))
 
 
+def _yardstick(name: str, seed: int) -> float:
+    """What one of :data:`YARDSTICKS` earns per round."""
+    if name == "planner":
+        return _known(seed)[1]
+    payoffs = _instance(seed)
+    schedule = greedy(payoffs.arms) if name == "greedy" else round_robin(payoffs)
+    return float(averages([schedule], payoffs, LONG, 2 * payoffs.window)[0])
+
+
 def learner(name: str, horizon: int, setting: Mapping[str, Any]) -> SwitchMethod | ArmMethod:
     """A learner by the name that it has in the experiment; what the setting does not say is untuned."""
     if name == "optimistic":
@@ -136,11 +145,14 @@ def learner(name: str, horizon: int, setting: Mapping[str, Any]) -> SwitchMethod
 def _learn(cell: Cell, ctx: Context) -> Iterator[Row]:
     first = CALIBRATION if cell["part"] == "tuning" else 0
     horizon, seeds = ctx.params["horizon"], [first + seed for seed in ctx.params["seeds"]]
-    instances, method = [_instance(seed) for seed in seeds], learner(cell["method"], horizon, cell.dict)
-    if isinstance(method, SwitchMethod):
-        earned = [float(method.run(payoffs, [horizon], seed)[-1]) for payoffs, seed in zip(instances, seeds)]
+    if cell["method"] in YARDSTICKS:
+        earned = [horizon * _yardstick(cell["method"], seed) for seed in seeds]
     else:
-        earned = ignorant(method, instances, horizon, seeds)
+        instances, method = [_instance(seed) for seed in seeds], learner(cell["method"], horizon, cell.dict)
+        if isinstance(method, SwitchMethod):
+            earned = [float(method.run(payoffs, [horizon], seed)[-1]) for payoffs, seed in zip(instances, seeds)]
+        else:
+            earned = ignorant(method, instances, horizon, seeds)
     for seed, sum_ in zip(seeds, earned):
         bound, known = _known(seed)
         yield {

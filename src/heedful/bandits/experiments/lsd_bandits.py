@@ -20,6 +20,8 @@ FAMILIES = (("rand", 30, 10, 3), ("sticky", 4, 5, 3), ("trap", 2, 10, 3), ("trap
 LEARNERS = (
     "optimistic", "explore-commit", "comb-ucb1", "isi-comb-ucb1", "calibrated", "ucb1", "sliding-window-ucb",
 )  # fmt: skip
+YARDSTICKS = ("planner", "greedy", "round-robin")
+"""What is earned on the same instances by who knows the payoffs, or needs to know nothing."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "optimistic": [{"scale": scale} for scale in (1.0, 0.5, 0.3, 0.15, 0.05)],
     "explore-commit": [{"exploration": c} for c in (0.05, 0.01, 0.02, 0.1, 0.2)],
@@ -44,7 +46,7 @@ def cells(params: Mapping[str, Any], tuned: Mapping[str, Any]) -> Iterator[Cell]
             yield Cell.of(part="plan", family=family, arms=arms, window=window, recovery=3)
     for family, arms, window, recovery in FAMILIES:
         yield Cell.of(part="plan", family=family, arms=arms, window=window, recovery=recovery)
-    for method in LEARNERS:
+    for method in (*LEARNERS, *YARDSTICKS):
         yield Cell.of(part="learn", method=method)
     for method, setting in tuned.items():
         yield Cell.of(part="tuned", method=method, **setting)
