@@ -111,9 +111,7 @@ def padded() -> Callable[..., tuple[Tensor, Tensor]]:
 def generate() -> Callable[..., Any]:
     """``generate(model, ids, cache, new, mask, **options)``: greedy by default, with the raw logits."""
 
-    def run(
-        model: Any, ids: Tensor, cache: Any, new: int = 12, mask: Tensor | None = None, **options: Any
-    ) -> Any:
+    def run(model: Any, ids: Tensor, cache: Any, new: int = 12, mask: Tensor | None = None, **options: Any) -> Any:
         return model.generate(
             ids,
             attention_mask=torch.ones_like(ids) if mask is None else mask,

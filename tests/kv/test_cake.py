@@ -327,9 +327,7 @@ def test_padded_prompts_get_their_own_preferences_and_budgets(
         generate(model, p, alone, 2)
         assert [layer[i] for layer in held] == [layer[0] for layer in kept([alone.slots(j) for j in range(5)])]
         if lengths[i] > 12:
-            torch.testing.assert_close(
-                together.state.preference[i], alone.state.preference[0], rtol=1e-9, atol=0
-            )
+            torch.testing.assert_close(together.state.preference[i], alone.state.preference[0], rtol=1e-9, atol=0)
             assert together.state.budgets[i].tolist() == alone.state.budgets[0].tolist()
             assert len(set(alone.state.budgets[0].tolist())) > 1
     assert len({tuple(b) for b in together.state.budgets[:3].tolist()}) == 3

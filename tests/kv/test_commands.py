@@ -226,7 +226,8 @@ REFUSED = {
     "empty tasks": (("--tasks", ""), ("--tasks is empty",)),
     "unknown protocol": (("--protocol", "blind"), ("--protocol 'blind': must be one of aware, agnostic, reask",)),
     "no such protocol": (
-        ("--protocol", "agnostic", "--tasks", "ledger"), ("task 'ledger' has no protocol 'agnostic'",)
+        ("--protocol", "agnostic", "--tasks", "ledger"),
+        ("task 'ledger' has no protocol 'agnostic'",),
     ),
     "nothing to play": (("--policies", "cake", "--tasks", "ledger-spoken"), ("no policy is left on these tasks",)),
     "missing parts": (("--policies", "attention-gate"), ("policy 'attention-gate'", "no gate.safetensors")),
