@@ -138,7 +138,7 @@ def _not_listening(host: str, port: int, error: OSError | UnicodeError) -> str:
         return f"--host {host!r}: is no name of a host; {own}"
     if isinstance(error, socket.gaierror):
         return f"--host {host!r}: {error.strerror}; {own}"
-    why = os.strerror(error.errno)  # the error's own words go on to the attempt
+    why = os.strerror(error.errno) if error.errno else error  # the error's own words go on to the attempt
     if error.errno == errno.EADDRNOTAVAIL:
         return f"--host {host!r}: {why}; {own}"
     return f"--port {port} at {host}: {why}; name another, or 0 for a free one"
