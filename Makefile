@@ -1,4 +1,4 @@
-# make run: the main job | make test: lint, types, all tests | make bench: speed and memory
+# make run: the main job | make test: lint, format, types, all tests | make bench: speed and memory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,7 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 

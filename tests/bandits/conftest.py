@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from heedful.cli import main
 
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
+# What several files import, beside the fixtures here, stands in modules of this folder.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

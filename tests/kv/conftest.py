@@ -6,8 +6,10 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,8 @@ from transformers import (
 from heedful.kv.replay import record
 
 torch.set_num_threads(1)
+# What several files import, beside the fixtures here, stands in modules of this folder.
+sys.path.insert(0, str(Path(__file__).parent))
 
 SIZES = dict(
     vocab_size=64,
@@ -111,9 +115,7 @@ def padded() -> Callable[..., tuple[Tensor, Tensor]]:
 def generate() -> Callable[..., Any]:
     """``generate(model, ids, cache, new, mask, **options)``: greedy by default, with the raw logits."""
 
-    def run(
-        model: Any, ids: Tensor, cache: Any, new: int = 12, mask: Tensor | None = None, **options: Any
-    ) -> Any:
+    def run(model: Any, ids: Tensor, cache: Any, new: int = 12, mask: Tensor | None = None, **options: Any) -> Any:
         return model.generate(
             ids,
             attention_mask=torch.ones_like(ids) if mask is None else mask,
@@ -181,3 +183,11 @@ def snap_scores() -> Callable[..., list[list[float]]]:
         return found
 
     return score
+
+
+@pytest.fixture(scope="session")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """``gate(model, rules, bias=..., heads=..., **options)``: a policy with random gates; half is let through."""
+    from plain_gates import random_gates
+
+    return random_gates(tmp_path_factory.mktemp("gates"))

@@ -80,9 +80,7 @@ def test_without_a_safeguard_no_choice_of_that_size_holds_more_score(
     gains = []
     for layer, (rows, _) in enumerate(observed(model, ids, W)):
         scores = snap_scores(rows, KERNEL)
-        held = [
-            sum(scores[k][i] for k in range(2) for i in choice[layer][k] if i < 30 - W) for choice in (free, even)
-        ]
+        held = [sum(scores[k][i] for k in range(2) for i in choice[layer][k] if i < 30 - W) for choice in (free, even)]
         best = sum(sorted((s for score in scores for s in score), reverse=True)[: 2 * (room - W)])
         assert held[0] == pytest.approx(best, rel=1e-9)
         gains.append(held[0] - held[1])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,84 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from plain_gates import HEADS, STORED, MakeGate, forward, inputs_of, positions, scores
 
 from heedful.kv import H2O, AttentionGate, Full
 from heedful.kv.attention_gate import FILE, retention
 from heedful.kv.gates import Gates, Rules
 from heedful.kv.parts import load, store
-
-HEADS, SIZE, STORED = 2, 4, 2
-DEFAULT = Rules()
-MakeGate = Callable[..., AttentionGate]
-
-
-@pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> MakeGate:
-    """``gate(model, rules, bias=..., heads=..., **options)``: a policy with random gates; half is let through."""
-    folder, made = tmp_path_factory.mktemp("gates"), {}
-
-    def make(
-        model: Any, rules: Rules = DEFAULT, bias: float = 0.0, heads: int = HEADS, seed: int = 3, **options: Any
-    ) -> AttentionGate:
-        key = model, rules, bias, heads, seed  # the model itself, kept alive: an address can come again
-        if key not in made:
-            gates = Gates.new(model, rules, heads, SIZE, bias, seed)
-            for name, weight in gates.named_parameters():
-                if name.endswith(("query", "key")):
-                    weight.data *= 2
-            path = folder / f"{len(made)}.safetensors"
-            store(path, gates.parts(model))
-            made[key] = path
-        return AttentionGate(parts=str(made[key]), **options)
-
-    return make
-
-
-def positions(cache: Any) -> list[list[list[set[int]]]]:
-    return [
-        [[{p for p in head.tolist() if p >= 0} for head in item] for item in cache.slots(i).position]
-        for i in cache.evicting
-    ]
-
-
-def forward(model: Any, ids: Tensor, cache: Any, mask: Tensor | None = None) -> Tensor:
-    position = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        return model(ids, attention_mask=mask, position_ids=position, past_key_values=cache).logits
-
-
-def inputs_of(model: Any, run: Callable[[], Any]) -> tuple[Any, list[Tensor]]:
-    """What ``run`` returns, and the inputs of the attention modules meanwhile."""
-    found: list[Tensor] = []
-    hooks = [
-        layer.input_layernorm.register_forward_hook(lambda _m, _a, out: found.append(out.detach()))
-        for layer in model.model.layers
-    ]
-    try:
-        return run(), found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def scores(gates: Gates, layer: int, x: Tensor) -> Tensor:
-    """G of one sequence ``[n, D]``, token by token and head by head: ``[stored, n]``."""
-    gate: Any = gates[str(layer)]
-    n, out = len(x), torch.empty(STORED, len(x), dtype=x.dtype)
-    for i in range(n):
-        parts = []
-        for a in range(HEADS) if gate.heads else ():
-            rows = slice(a * SIZE, (a + 1) * SIZE)
-            q, seen = gate.query[rows].to(x.dtype) @ x[i], range(i + 1 if gates.rules.context == "prefix" else n)
-            logits = torch.stack([q @ (gate.key[rows].to(x.dtype) @ x[j]) / math.sqrt(SIZE) for j in seen])
-            values = torch.stack([gate.value[rows].to(x.dtype) @ x[j] for j in seen])
-            parts.append(logits.softmax(0) @ values)
-        z = torch.cat(parts) if parts else x[i]
-        for head in range(STORED):
-            out[head, i] = 1 / (1 + torch.exp(-(gate.score[head].to(x.dtype) @ z + gate.bias[head])))
-    return out.detach()
-
 
 # flags
 
@@ -246,101 +171,6 @@ def test_without_hiding_the_prompt_computes_as_ever_and_then_drops_the_same(
     torch.testing.assert_close(shown, forward(model, ids, Full().cache_for(model)), rtol=0, atol=1e-11)
     assert float((hidden - shown).abs().max()) > 1e-2
     assert positions(hiding) == positions(showing)
-
-
-# decoding
-
-
-def test_what_comes_later_is_kept(gate: MakeGate, tiny: Any, prompt: Any, generate: Any) -> None:
-    """Also a later question, and a token that is given after one."""
-    model, ids = tiny(), prompt(20)
-    cache = gate(model).cache_for(model)
-    forward(model, ids, cache)
-    first = positions(cache)
-    forward(model, prompt(6, seed=1), cache)
-    forward(model, prompt(1, seed=2), cache)
-    assert positions(cache) == [[[head | set(range(20, 27)) for head in item] for item in layer] for layer in first]
-
-
-@pytest.mark.parametrize("context", ["prefix", "prompt"])
-def test_later_tokens_get_the_flags_of_a_gate_that_remembers_everything(
-    context: Any, gate: MakeGate, tiny: Any, prompt: Any, padded: Any
-) -> None:
-    model = tiny(num_hidden_layers=1)
-    policy = gate(model, Rules(context), decode="gate", keep_first=0)
-    sequences, prompts = [prompt(26), prompt(21, seed=1)], (20, 15)
-    ids, mask = padded([s[:, :n] for s, n in zip(sequences, prompts)])
-    cache = policy.cache_for(model)
-    forward(model, ids, cache, mask)
-    expected = [positions(cache)[0][i] for i in range(2)]
-    with torch.no_grad():
-        for step in range(6):
-            feed = torch.stack([s[0, n + step] for s, n in zip(sequences, prompts)])[:, None]
-            model(feed, position_ids=torch.tensor(prompts)[:, None] + step, past_key_values=cache)
-    gates = Gates.of(load(Path(policy.parts), "gate"))
-    gates.rules = replace(gates.rules, context="prefix")
-    let = 0
-    for item, (sequence, n) in enumerate(zip(sequences, prompts)):
-        x = model.model.layers[0].input_layernorm(model.model.embed_tokens(sequence))[0].detach()
-        flags = scores(gates, 0, x) > 0.5
-        for head in range(STORED):
-            new = {n + t for t in range(6) if flags[head, n + t]}
-            assert positions(cache)[0][item][head] == expected[item][head] | new
-            let += len(new)
-    assert 0 < let < 24
-    rows = [x for m in cache.state.memory.values() for x in (m.keys, m.values, m.real)]
-    assert cache.slots(0).aside == sum(x.nbytes for x in rows) > 0
-    assert cache.slots(0).nbytes > cache.slots(0).aside
-
-
-@pytest.mark.parametrize("keep_last", [0, 3])
-def test_a_gated_batch_decodes_like_single_runs(
-    keep_last: int, gate: MakeGate, tiny: Any, prompt: Any, padded: Any, generate: Any
-) -> None:
-    model, policy = tiny(), gate(tiny(), decode="gate", keep_last=keep_last)
-    prompts = [prompt(20), prompt(13, seed=1), prompt(17, seed=2)]
-    ids, mask = padded(prompts)
-    together = generate(model, ids, cache := policy.cache_for(model), 10, mask)
-    for i, p in enumerate(prompts):
-        alone = generate(model, p, single := policy.cache_for(model), 10)
-        assert torch.equal(alone.sequences[0, -10:], together.sequences[i, -10:])
-        assert [layer[i] for layer in positions(cache)] == [layer[0] for layer in positions(single)]
-        for a, b in zip(alone.logits, together.logits):
-            torch.testing.assert_close(a[0], b[i], rtol=0, atol=1e-10)
-
-
-def test_what_the_gates_remember_follows_the_beams(gate: MakeGate, tiny: Any, prompt: Any) -> None:
-    model, policy = tiny(), gate(tiny(), decode="gate")
-    ids, order = prompt(20, batch=3), torch.tensor([2, 0, 2])
-    moved, direct = policy.cache_for(model), policy.cache_for(model)
-    forward(model, ids, moved)
-    moved.reorder_cache(order)
-    forward(model, ids[order], direct)
-    for step in range(4):
-        feed = prompt(1, batch=3, seed=9 + step)
-        assert torch.equal(forward(model, feed, moved), forward(model, feed, direct))
-        assert positions(moved) == positions(direct)
-
-
-def test_a_copied_cache_goes_on_by_itself(gate: MakeGate, tiny: Any, prompt: Any) -> None:
-    model, policy = tiny(), gate(tiny(), decode="gate")
-    cache = policy.cache_for(model)
-    forward(model, prompt(20), cache)
-    before = positions(cache)
-    answers = [forward(model, prompt(5, seed=s), copy.deepcopy(cache)) for s in (1, 2)]
-    assert positions(cache) == before
-    assert torch.equal(answers[1], forward(model, prompt(5, seed=2), cache))
-
-
-def test_gates_that_saw_nothing_cannot_go_on(gate: MakeGate, tiny: Any, prompt: Any) -> None:
-    model = tiny()
-    cache = Full().cache_for(model)
-    forward(model, prompt(20), cache)
-    keeps = cache.heir(gate(model))
-    forward(model, prompt(1), keeps)
-    assert retention(keeps).min() == 1
-    with pytest.raises(ValueError, match="decode='gate'"):
-        forward(model, prompt(1), cache.heir(gate(model, decode="gate")))
 
 
 # sizes

@@ -211,18 +211,14 @@ def test_permuting_the_batch_permutes_the_result(name: str, tiny: Any, prompt: A
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_interleaved_generations_with_one_policy_do_not_disturb_each_other(
-    name: str, tiny: Any, prompt: Any
-) -> None:
+def test_interleaved_generations_with_one_policy_do_not_disturb_each_other(name: str, tiny: Any, prompt: Any) -> None:
     model, policy = tiny(), policy_of(name)
     streams = [prompt(20, seed=1), prompt(15, seed=2)]
 
     def steps(ids: Tensor, cache: Any) -> Any:
         seen = 0
         for _ in range(12):
-            out = model(
-                ids, past_key_values=cache, position_ids=torch.arange(seen, seen + ids.shape[1])[None]
-            )
+            out = model(ids, past_key_values=cache, position_ids=torch.arange(seen, seen + ids.shape[1])[None])
             seen += ids.shape[1]
             ids = out.logits[:, -1:].argmax(-1)
             yield out.logits[:, -1]
@@ -348,9 +344,7 @@ def test_bad_input_is_named_in_one_line(name: str, wrong: dict[str, Any], messag
 
 
 @pytest.mark.parametrize("name", [name for name in SIZED if policy_of(name).least > 1])  # type: ignore[attr-defined]
-def test_a_share_of_a_short_prompt_that_is_too_small_is_named(
-    name: str, tiny: Any, prompt: Any, generate: Any
-) -> None:
+def test_a_share_of_a_short_prompt_that_is_too_small_is_named(name: str, tiny: Any, prompt: Any, generate: Any) -> None:
     model = tiny()
     with pytest.raises(ValueError, match=r"budget=10% of this prompt is 1 slots"):
         generate(model, prompt(12), policy_of(name, Share(0.1)).cache_for(model), 4)

@@ -210,9 +210,7 @@ def test_heads_and_layers_get_different_lengths(tiny: Any, prompt: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", [DefensiveKV, LayerDefensiveKV])
-def test_a_prompt_within_the_window_stays_whole_with_a_notice(
-    cls: Any, tiny: Any, prompt: Any, padded: Any
-) -> None:
+def test_a_prompt_within_the_window_stays_whole_with_a_notice(cls: Any, tiny: Any, prompt: Any, padded: Any) -> None:
     model, policy = tiny(), cls(Share(0.5), 9)
     for length in (5, 9):
         with pytest.warns(UserWarning, match=rf"{cls.name}: .* observation_window=9 tokens is kept whole"):

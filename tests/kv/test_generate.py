@@ -202,9 +202,7 @@ def test_a_question_after_eviction_is_the_same_in_a_padded_batch(
     cache = policy.cache_for(model)
     first = generate(model, context, cache, 6, mask)
     ones = torch.ones(2, 6, dtype=torch.long)
-    together = generate(
-        model, torch.cat([first.sequences, question], 1), cache, 8, torch.cat([mask, ones, more], 1)
-    )
+    together = generate(model, torch.cat([first.sequences, question], 1), cache, 8, torch.cat([mask, ones, more], 1))
     for i in range(2):
         single = policy.cache_for(model)
         a = generate(model, contexts[i], single, 6)
@@ -243,9 +241,7 @@ def test_chunks_do_not_count_the_diagonal_twice(tiny: Any, prompt: Any) -> None:
         torch.testing.assert_close(mass, masses[0], rtol=0, atol=1e-10)
 
 
-def test_chunked_prefill_holds_no_more_than_the_budget_and_a_chunk(
-    tiny: Any, prompt: Any, generate: Any
-) -> None:
+def test_chunked_prefill_holds_no_more_than_the_budget_and_a_chunk(tiny: Any, prompt: Any, generate: Any) -> None:
     model = tiny()
     cache = H2O(8).cache_for(model)
     generate(model, prompt(40), cache, 4, prefill_chunk_size=6)
@@ -258,10 +254,7 @@ def test_bare_calls_without_positions_continue_at_the_right_place(tiny: Any, pro
     cache = H2O(60).cache_for(model)
     with torch.no_grad():
         expected = model(ids).logits
-        parts = [
-            model(ids[:, a:b], past_key_values=cache).logits
-            for a, b in ((0, 15), (15, 16), (16, 20), (20, 24))
-        ]
+        parts = [model(ids[:, a:b], past_key_values=cache).logits for a, b in ((0, 15), (15, 16), (16, 20), (20, 24))]
         torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-11)
         cut = H2O(5).cache_for(model)
         for a, b in ((0, 15), (15, 16), (16, 20), (20, 24)):
@@ -273,9 +266,7 @@ def test_bare_calls_without_positions_continue_at_the_right_place(tiny: Any, pro
 # options
 
 
-def test_assisted_decoding_works_with_the_full_policy(
-    tiny: Any, prompt: Any, generate: Any, reference: Any
-) -> None:
+def test_assisted_decoding_works_with_the_full_policy(tiny: Any, prompt: Any, generate: Any, reference: Any) -> None:
     model, assistant = tiny(), tiny(seed=1, num_hidden_layers=1)
     ids = prompt(5).repeat(1, 4)
     expected = reference(model, ids, 20)
@@ -286,9 +277,7 @@ def test_assisted_decoding_works_with_the_full_policy(
         assert cache.slots(0).counts.tolist() == [[39, 39]]
 
 
-def test_assisted_decoding_works_where_some_layers_slide(
-    tiny: Any, prompt: Any, generate: Any, reference: Any
-) -> None:
+def test_assisted_decoding_works_where_some_layers_slide(tiny: Any, prompt: Any, generate: Any, reference: Any) -> None:
     model, ids = tiny("gemma3"), prompt(5).repeat(1, 4)
     got = generate(model, ids, Full().cache_for(model), 20, prompt_lookup_num_tokens=3)
     assert torch.equal(got.sequences, reference(model, ids, 20).sequences)
@@ -352,9 +341,7 @@ def test_other_caches_are_unchanged_while_the_model_uses_our_attention(
     H2O(8).cache_for(model)
     assert model.config._attn_implementation == "heedful"
     dynamic = generate(model, ids, DynamicCache(config=model.config), 8, mask)
-    static = generate(
-        model, ids, StaticCache(config=model.config, max_cache_len=28), 8, mask, disable_compile=True
-    )
+    static = generate(model, ids, StaticCache(config=model.config, max_cache_len=28), 8, mask, disable_compile=True)
     nothing = generate(model, ids, None, 8, mask)
     for got in (dynamic, static, nothing):
         assert torch.equal(got.sequences, expected.sequences)

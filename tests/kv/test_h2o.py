@@ -34,8 +34,7 @@ def masked_forward(model: Any, ids: Tensor, alive: Tensor) -> tuple[Tensor, list
     for layer, allowed in zip(core.layers, alive):
         attn, x = layer.self_attn, layer.input_layernorm(hidden)
         q, k, v = (
-            f(x)[0].unflatten(-1, (-1, attn.head_dim)).transpose(0, 1)
-            for f in (attn.q_proj, attn.k_proj, attn.v_proj)
+            f(x)[0].unflatten(-1, (-1, attn.head_dim)).transpose(0, 1) for f in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
         group = q.shape[0] // k.shape[0]
         q, k = rotate(q), rotate(k).repeat_interleave(group, 0)
@@ -83,8 +82,7 @@ def greedy(
                         old = score[head][i] * (decay if statistic == "ema" else 1.0)
                         score[head][i] = old + float(grouped[head, s, i])
             worth = [
-                {i: score[h][i] / (t + 1 - i if statistic == "mean" else 1) for i in range(t + 1)}
-                for h in range(heads)
+                {i: score[h][i] / (t + 1 - i if statistic == "mean" else 1) for i in range(t + 1)} for h in range(heads)
             ]
             if granularity == "layer":
                 total = {i: sum(w[i] for w in worth) for i in range(t + 1)}
@@ -108,13 +106,10 @@ def stream(model: Any, policy: Any, ids: Tensor, prompt: int) -> tuple[list[list
     history: list[list[list[set[int]]]] = [[] for _ in range(ids.shape[1] + 1)]
     with torch.no_grad():
         for start, stop in [(0, prompt), *((t, t + 1) for t in range(prompt, ids.shape[1]))]:
-            out = model(
-                ids[:, start:stop], past_key_values=cache, position_ids=torch.arange(start, stop)[None]
-            )
+            out = model(ids[:, start:stop], past_key_values=cache, position_ids=torch.arange(start, stop)[None])
             logits.append(out.logits[0])
             history[stop] = [
-                [{p for p in h.tolist() if p >= 0} for h in cache.slots(i).position[0]]
-                for i in cache.evicting
+                [{p for p in h.tolist() if p >= 0} for h in cache.slots(i).position[0]] for i in cache.evicting
             ]
     return history, torch.cat(logits)
 
@@ -123,9 +118,7 @@ def test_the_masked_forward_of_these_tests_is_the_model(tiny: Any, prompt: Any) 
     model, ids = tiny(), prompt(15)
     everything = torch.ones(15, 15, dtype=torch.bool).tril().expand(3, 2, 15, 15)
     with torch.no_grad():
-        torch.testing.assert_close(
-            masked_forward(model, ids, everything)[0], model(ids).logits[0], rtol=0, atol=1e-11
-        )
+        torch.testing.assert_close(masked_forward(model, ids, everything)[0], model(ids).logits[0], rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +135,7 @@ def test_the_masked_forward_of_these_tests_is_the_model(tiny: Any, prompt: Any) 
     ],
     ids=str,
 )
-def test_streaming_equals_the_greedy_simulation(
-    layers: int, options: dict[str, Any], tiny: Any, prompt: Any
-) -> None:
+def test_streaming_equals_the_greedy_simulation(layers: int, options: dict[str, Any], tiny: Any, prompt: Any) -> None:
     model, ids, first, budget = tiny(num_hidden_layers=layers), prompt(24, seed=3), 12, 7
     with torch.no_grad():
         expected, logits = greedy(model, ids, first, budget, **{"recent": budget // 2, **options})

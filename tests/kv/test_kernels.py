@@ -150,9 +150,7 @@ def test_long_sums_do_not_saturate_in_half_precision() -> None:
 def peak_bytes(q: int, block: int) -> int:
     """The largest tensor that the blockwise pass allocates."""
     query, keys = torch.randn(1, 4, q, 8), torch.randn(1, 2, q, 8)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         attend_blockwise(query, keys, keys, SCALE, "sums", block=block)
     return max(event.self_cpu_memory_usage for event in profile.events())
 

@@ -37,8 +37,7 @@ def masked_forward(model: Any, ids: Tensor, alive: Tensor) -> tuple[Tensor, list
     for layer, allowed in zip(core.layers, alive):
         attn, x = layer.self_attn, layer.input_layernorm(hidden)
         q, k, v = (
-            f(x)[0].unflatten(-1, (-1, attn.head_dim)).transpose(0, 1)
-            for f in (attn.q_proj, attn.k_proj, attn.v_proj)
+            f(x)[0].unflatten(-1, (-1, attn.head_dim)).transpose(0, 1) for f in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
         q, k = rotate(q) * attn.head_dim**-0.5, rotate(k)
         q = q.unflatten(0, (len(k), -1))
@@ -105,9 +104,7 @@ def draft_from_snapkv(
         logits = masked_forward(model, tokens, alive[:, :, : n + t, : n + t])[0]
         tokens = torch.cat([tokens, logits[-1].argmax()[None, None]], dim=1)
     _, _, queries, _ = masked_forward(model, tokens, alive)
-    means = [
-        (q[:, :, n:] @ k.mT[:, None]).softmax(-1).mean(2).mean(1) for q, k in zip(queries, keys)
-    ]
+    means = [(q[:, :, n:] @ k.mT[:, None]).softmax(-1).mean(2).mean(1) for q, k in zip(queries, keys)]
     return tokens[0, n:].tolist(), means
 
 
@@ -156,9 +153,7 @@ def test_the_draft_leaves_nothing_behind(tiny: Any, prompt: Any) -> None:
 
 
 @pytest.mark.parametrize("draft", [1, 6])
-def test_speckv_attends_with_what_the_drafter_goes_on_with(
-    draft: int, tiny: Any, prompt: Any, padded: Any
-) -> None:
+def test_speckv_attends_with_what_the_drafter_goes_on_with(draft: int, tiny: Any, prompt: Any, padded: Any) -> None:
     model, drafter = tiny(), tiny(num_hidden_layers=1, seed=5)
     prompts = [prompt(20), prompt(13, seed=1)]
     ids, mask = padded(prompts)

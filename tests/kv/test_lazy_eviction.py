@@ -117,8 +117,7 @@ def test_trackers_and_decisions_equal_the_plain_bookkeeping(
         assert len(got) <= policy.budget + window or t <= window
         assert t % window or (
             len(got) <= policy.budget
-            and set(range(prompt + t - window, prompt + t))
-            <= set(got) | {p for p in range(prompt + t - window, 0)}
+            and set(range(prompt + t - window, prompt + t)) <= set(got) | {p for p in range(prompt + t - window, 0)}
         )
         last = got
 
@@ -137,9 +136,7 @@ def test_alpha_zero_makes_every_interval_one_past_the_grace() -> None:
     history = replayed(policy, torch.rand(40, 60), 12)
     for t, entries in enumerate(history, start=1):
         assert all(last == t for last, _ in entries.values())
-        assert all(
-            mri == (1 if p <= 12 + t - 1 - 4 else 0) or p > 12 + t - 1 - 4 for p, (_, mri) in entries.items()
-        )
+        assert all(mri == (1 if p <= 12 + t - 1 - 4 else 0) or p > 12 + t - 1 - 4 for p, (_, mri) in entries.items())
     decided = history[39]
     assert sorted(decided) == [0, 1, 2, 3, 4, 5, 48, 49, 50, 51]
 
@@ -214,20 +211,12 @@ def test_mask_equivalence(tiny: Any, prompt: Any) -> None:
             return y * cos + torch.cat([-y[..., 4:], y[..., :4]], -1) * sin
 
         query, key = rotate(heads(attn.q_proj)), rotate(heads(attn.k_proj)).repeat_interleave(2, 0)
-        logits = (query @ key.transpose(1, 2) / 8**0.5).masked_fill(
-            ~alive.repeat_interleave(2, 0), -torch.inf
-        )
-        out = (
-            (logits[:, first:].softmax(-1) @ heads(attn.v_proj).repeat_interleave(2, 0))
-            .transpose(0, 1)
-            .flatten(1)
-        )
+        logits = (query @ key.transpose(1, 2) / 8**0.5).masked_fill(~alive.repeat_interleave(2, 0), -torch.inf)
+        out = (logits[:, first:].softmax(-1) @ heads(attn.v_proj).repeat_interleave(2, 0)).transpose(0, 1).flatten(1)
         hidden = hidden[0, first:] + attn.o_proj(out)
         hidden = hidden + core.layers[0].mlp(core.layers[0].post_attention_layernorm(hidden))
         expected = model.lm_head(core.norm(hidden))
-    assert cache.usage().evicted[0] == 40 - len(
-        cache.slots(0).position[0, 0][cache.slots(0).position[0, 0] >= 0]
-    )
+    assert cache.usage().evicted[0] == 40 - len(cache.slots(0).position[0, 0][cache.slots(0).position[0, 0] >= 0])
     assert cache.usage().evicted[0] >= 28
     torch.testing.assert_close(torch.stack(outs), expected, rtol=0, atol=1e-11)
 
@@ -239,9 +228,7 @@ def test_the_deciding_step_still_sees_the_uncut_cache(tiny: Any, prompt: Any) ->
     with torch.no_grad():
         expected = model(ids).logits[0]
         model(ids[:, :20], past_key_values=cache)
-        got = torch.stack(
-            [model(ids[:, t : t + 1], past_key_values=cache).logits[0, 0] for t in range(20, 30)]
-        )
+        got = torch.stack([model(ids[:, t : t + 1], past_key_values=cache).logits[0, 0] for t in range(20, 30)])
     torch.testing.assert_close(got[:5], expected[20:25], rtol=0, atol=1e-11)
     assert float((got[5:] - expected[25:]).abs().max()) > 1e-3
 
@@ -260,12 +247,8 @@ def test_keys_stay_with_their_trackers(tiny: Any, prompt: Any) -> None:
     slots, whole = lazy.slots(0), full.slots(0)
     for head in range(2):
         for column, p in enumerate(slots.position[0, head].tolist()):
-            torch.testing.assert_close(
-                slots.keys[0, head, column], whole.keys[0, head, p], rtol=0, atol=1e-12
-            )
-            torch.testing.assert_close(
-                slots.values[0, head, column], whole.values[0, head, p], rtol=0, atol=1e-12
-            )
+            torch.testing.assert_close(slots.keys[0, head, column], whole.keys[0, head, p], rtol=0, atol=1e-12)
+            torch.testing.assert_close(slots.values[0, head, column], whole.values[0, head, p], rtol=0, atol=1e-12)
 
 
 def test_group_max_and_mean_reduce_the_heads_of_a_group() -> None:
@@ -332,9 +315,7 @@ def test_a_prompt_beyond_the_budget_waits_for_the_first_decision_with_a_warning(
     assert (cache.usage().slots, cache.usage().peak_slots) == ((8.0,) * 3, (24.0,) * 3)
 
 
-def test_only_recency_counts_when_nothing_is_ever_active_but_the_window(
-    tiny: Any, prompt: Any, generate: Any
-) -> None:
+def test_only_recency_counts_when_nothing_is_ever_active_but_the_window(tiny: Any, prompt: Any, generate: Any) -> None:
     """A budget of the window and one more is Local, but for the one."""
     model, ids = tiny(), prompt(20)
     lazy, local = (p.cache_for(model) for p in (LazyEviction(9, 8, alpha=2.0), Local(9, window=8)))

@@ -62,9 +62,7 @@ def test_raas_drops_the_least_recently_used_and_never_the_prompt(window: int, ti
         for head in range(2):
             used: dict[int, int] = {}
 
-            def decide(
-                alive: set[int], t: int, weights: dict[int, Tensor], used: dict[int, int] = used
-            ) -> set[int]:
+            def decide(alive: set[int], t: int, weights: dict[int, Tensor], used: dict[int, int] = used) -> set[int]:
                 for p in alive:
                     if p == t or float(weights[p].max()) >= alpha:
                         used[p] = t
@@ -78,9 +76,7 @@ def test_raas_drops_the_least_recently_used_and_never_the_prompt(window: int, ti
     assert window > 1 or left_early > 0
 
 
-def test_raas_keeps_a_prompt_that_fills_its_budget_and_the_newest_entry(
-    tiny: Any, prompt: Any, generate: Any
-) -> None:
+def test_raas_keeps_a_prompt_that_fills_its_budget_and_the_newest_entry(tiny: Any, prompt: Any, generate: Any) -> None:
     model = tiny()
     cache = RaaS(6).cache_for(model)
     generate(model, prompt(20), cache, 10)

@@ -39,9 +39,7 @@ class Plain:
 
     def __init__(self, batch: int) -> None:
         self.length = [0] * batch
-        self.held: list[list[dict[int, tuple[int, float, int]]]] = [
-            [{} for _ in range(HEADS)] for _ in range(batch)
-        ]
+        self.held: list[list[dict[int, tuple[int, float, int]]]] = [[{} for _ in range(HEADS)] for _ in range(batch)]
         self.evicted = 0
 
     def append(self, tokens: Tensor, real: Tensor, born: int) -> None:
@@ -110,9 +108,7 @@ def test_any_sequence_of_operations_equals_the_plain_model(data: st.DataObject) 
             if act == "append" and data.draw(st.booleans()):
                 real = (
                     torch.arange(q)
-                    >= torch.tensor(
-                        data.draw(st.lists(st.integers(0, q - 1), min_size=batch, max_size=batch))
-                    )[:, None]
+                    >= torch.tensor(data.draw(st.lists(st.integers(0, q - 1), min_size=batch, max_size=batch)))[:, None]
                 )
             slots.append(tag(tokens, 3), tag(tokens, 2), None if real.all() else real)
             slots.born("age", turn)

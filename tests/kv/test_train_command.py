@@ -162,9 +162,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("kind", "lines", "words", "part"), REFUSED.values(), ids=REFUSED)
-def test_bad_usage_is_one_line_before_weights_are_loaded(
-    call, examples, folder, monkeypatch, kind, lines, words, part
-):
+def test_bad_usage_is_one_line_before_weights_are_loaded(call, examples, folder, monkeypatch, kind, lines, words, part):
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("loaded the weights"))
     if part is None:
         (folder / "chat_template.jinja").unlink()

@@ -188,6 +188,16 @@ def test_from_a_folder_takes_what_is_right_among_what_is_not(file, within, tmp_p
     )
 
 
+@pytest.mark.parametrize("source", ["empty", "other", "other/a.csv"])
+def test_copy_that_is_not_it_leaves_no_folder_behind(heedful, datasets, within, tmp_path, source):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.csv").write_bytes(ALTERED)
+    status, _, err = heedful("data", "fetch", "one", "--from", tmp_path / source)
+    assert status == 2 and err.startswith(f"error: {tmp_path / source}") and err.count("\n") == 1
+    assert not within.exists()
+
+
 def test_from_a_mirror(heedful, datasets, within, server, table):
     server.files["/mirror/a.csv"] = server.files.pop("/set/a.csv")
     status, out, _ = heedful("data", "fetch", "one", "--from", f"{server.url}/mirror/")
@@ -315,7 +325,7 @@ def test_list_says_what_is_here(heedful, datasets, within, table, server):
 def test_bad_usage_is_one_line_and_status_2(heedful, datasets, within, server, words, part):
     status, _, err = heedful("data", *words)
     assert status == 2 and part in err and err.count("\n") == 1 and err.startswith("error: ")
-    assert not server.requests
+    assert not server.requests and not within.exists()
 
 
 def test_folder_that_cannot_be_written_to_is_one_line(heedful, datasets, tmp_path, monkeypatch, server):

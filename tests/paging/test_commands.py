@@ -223,7 +223,7 @@ def test_json_and_a_whole_trace(compare, trace_file):
     status, out, _ = compare("--trace", trace_file, "--k", "0.05", "--algorithms", "fifo", "--fit", "0", "--json")
     assert status == 0
     printed = json.loads(out)
-    (title, table), = printed["tables"].items()
+    [(title, table)] = printed["tables"].items()
     assert title.startswith("requests.txt: 3,000 requests") and "whole trace" in table["note"]
     opt, lru, fifo = table["rows"]
     assert (opt["algorithm"], lru["gap_closed"], fifo["algorithm"]) == ("opt", 0, "fifo")

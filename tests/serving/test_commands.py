@@ -11,9 +11,9 @@ import pytest
 
 from heedful.cli import main
 from heedful.lab.report.comparisons import read_comparisons
-from heedful.serving import Conservative, Oracle, PastFuture, Simulator, distribution_3
+from heedful.serving import Conservative, Oracle, PastFuture, Simulator, Workload, distribution_3
 from heedful.serving.commands import measuring
-from heedful.serving.loads import under
+from heedful.serving.loads import saturation, under
 from heedful.serving.service import Limits
 
 
@@ -137,6 +137,30 @@ def test_a_cache_that_never_fills_is_warned_of_in_print_and_on_the_page(heedful,
     # With what is advised there is something to decide.
     words = (*words, "--capacity", int(most.replace(",", "")) // 2)
     assert heedful("compare", "serving", "--trace", log, *chosen, *words)[::2] == (0, "")
+
+
+def test_a_log_that_may_arrive_at_once_is_tried_about_its_own_speed(heedful, log, monkeypatch):
+    monkeypatch.setattr("heedful.serving.loads.saturation", lambda *_: pytest.fail("searched for a speed"))
+    words = ("compare", "serving", "--trace", log, "--schedulers", "conservative", "--window", "20", "--json")
+    status, out, err = heedful(*words)
+    (table,) = json.loads(out)["tables"].values()
+    assert status == 0 and err.startswith("warning: requests: the cache never fills") and err.count("\n") == 1
+    assert {row["load"] for row in table["rows"]} == {0.6, 0.8, 0.9, 1.0, 1.1, 1.3}
+    assert "(about its own: even if all requests arrive at once, the oracle serves them within limits)" in table["note"]
+    _, out, _ = heedful(*words, "--speed", "2", "--no-search")
+    assert "about its own" not in out
+
+
+def test_all_may_arrive_at_once_where_no_speed_is_too_fast():
+    """By what a search for the speed finds: one at which the whole log arrives within microseconds, or a slow one."""
+    rng = np.random.default_rng(0)
+    requests = Workload(rng.integers(50, 500, 200), rng.integers(10, 200, 200), np.full(200, 256), np.arange(200.0))
+    for capacity, first, all_at_once in ((40_000, 200, True), (3_000, 200, False), (3_000, 60, True)):
+        work, simulator = requests.part(0, first), Simulator(capacity)
+        assert measuring.takes_all_at_once(simulator, work, Limits()) == all_at_once
+        assert (saturation(simulator, work, Limits()) > 1e5) == all_at_once
+        assert not measuring.takes_all_at_once(simulator, work.closed(), Limits())
+    assert not measuring.takes_all_at_once(Simulator(40_000), requests, Limits(ttft=1.0))
 
 
 def test_a_cache_that_fills_is_not_warned_of(heedful, tmp_path, log):

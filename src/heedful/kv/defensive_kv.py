@@ -277,9 +277,7 @@ def _best(reading: _Reading, keep: Tensor) -> Sequence[Tensor]:
     if bool((tied.sum(dim=1) > wanted).any()):
         tied = _first(tied, position, reading.slots, wanted)
     sizes = [slots.position[0].numel() for slots in reading.slots]
-    return [
-        part.view(slots.position.shape) for part, slots in zip((chosen | tied).split(sizes, dim=1), reading.slots)
-    ]
+    return [part.view(slots.position.shape) for part, slots in zip((chosen | tied).split(sizes, dim=1), reading.slots)]
 
 
 def _first(tied: Tensor, position: Tensor, layers: Sequence[Slots], wanted: Tensor) -> Tensor:

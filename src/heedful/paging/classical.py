@@ -296,4 +296,3 @@ class FWF(Algorithm):
 
     def compiled(self) -> Compiled:
         return Compiled(_set, _fwf_step, _fwf_run)
-

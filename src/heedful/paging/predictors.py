@@ -127,9 +127,7 @@ def errors(trace: Trace, k: int, kind: Kind, bits: NDArray[np.integer]) -> Error
     return Errors(int(((given == 0) & (truth == 1) & counts).sum()), int(((given == 1) & (truth == 0) & counts).sum()))
 
 
-def flipped(
-    bits: NDArray[np.integer], p_zero: float, p_one: float, rng: np.random.Generator
-) -> NDArray[np.int8]:
+def flipped(bits: NDArray[np.integer], p_zero: float, p_one: float, rng: np.random.Generator) -> NDArray[np.int8]:
     """Bits of which each 0 is flipped with probability ``p_zero`` and each 1 with ``p_one``, independently.
 
     Raises ValueError for a probability outside [0, 1].

@@ -122,8 +122,24 @@ def test_busy_port(refused):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         code, line = refused("--port", port)
-    assert code == 1
-    assert f"cannot listen at 127.0.0.1, port {port}" in line and "Address already in use" in line
+    assert code == 2
+    assert line == f"error: --port {port} at 127.0.0.1: Address already in use; name another, or 0 for a free one\n"
+
+
+def test_host_that_is_not_here(refused, monkeypatch):
+    own = "name an address of this machine, as 127.0.0.1, or 0.0.0.0 for all of them"
+    # 192.0.2.0/24 is kept for examples: no machine has it.
+    code, line = refused("--host", "192.0.2.1", "--port", 0)
+    assert (code, line) == (2, f"error: --host '192.0.2.1': Cannot assign requested address; {own}\n")
+    code, line = refused("--host", "no..name", "--port", 0)
+    assert (code, line) == (2, f"error: --host 'no..name': is no name of a host; {own}\n")
+
+    def unknown(*_):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    code, line = refused("--host", "nohost.invalid")
+    assert (code, line) == (2, f"error: --host 'nohost.invalid': Name or service not known; {own}\n")
 
 
 def test_bad_options_are_refused_before_anything_is_loaded(refused, tmp_path):

@@ -151,9 +151,7 @@ def _embedded(
     foreign = (spec for spec in played if specs is None or "alpha=" not in spec)
     options.tell_thresholds(foreign, model, console.notice)
     with console.Progress(f"{len(todo)} cells on {model}") as bar:
-        found = playing.run(
-            todo, workers or available_cpus(), lambda done, total, left: bar(done, total, left_s=left)
-        )
+        found = playing.run(todo, workers or available_cpus(), lambda done, total, left: bar(done, total, left_s=left))
     facts = {"model": model, "protocol": protocol, "items per task": str(items), "seed": str(seed)}
     pictures = _pictures(todo, size_text(sizes[len(sizes) // 2]))
     return f"Policies on the tasks of {model}", outcomes.tables(todo, found), pictures, facts

@@ -164,9 +164,7 @@ def encode(source: Source, prompts: Sequence[Prompt], chat: bool) -> list[Text]:
         except LabError:
             raise
         except Exception as error:  # tokenizers and templates raise anything
-            raise LabError(
-                f"{where}: the tokenizer of {source.name} cannot encode it: {_first_line(error)}"
-            ) from error
+            raise LabError(f"{where}: the tokenizer of {source.name} cannot encode it: {_first_line(error)}") from error
         tokens = torch.tensor([token for piece in ids for token in piece], dtype=torch.int64)
         decided = sum(len(piece) for piece in ids[: prompt.first])
         parts = (decided,) if decided == len(tokens) else (decided, len(tokens))

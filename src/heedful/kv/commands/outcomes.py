@@ -22,6 +22,7 @@ PROMPT: dict[Protocol, str] = {
 }
 """What is asked of a policy at the end of a prompt."""
 
+
 def tables(todo: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Table]:
     """What came out, a table for each group that was played."""
     items = todo[0].items

@@ -194,9 +194,7 @@ def _judged(text: Text) -> tuple[Any, Any]:
     return tokens, counts
 
 
-def _prepared(
-    model: str, prompts: Sequence[Prompt], chat: bool, dtype: str, device: str
-) -> tuple[Source, list[Text]]:
+def _prepared(model: str, prompts: Sequence[Prompt], chat: bool, dtype: str, device: str) -> tuple[Source, list[Text]]:
     """The model without its weights, and the data as token ids."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from heedful.kv.commands import loading, quiet

@@ -166,9 +166,7 @@ def figures(rows: pl.DataFrame) -> Sequence[Figure]:
         at_a_tenth = (pl.col("share") == MAIN_SHARE) | (pl.col("method") == "full")
         near = quality.filter(~pl.col("task").is_in(FAR) & ~pl.col("tuned") & at_a_tenth)
         if len(near):
-            found.append(
-                _bars(near, "Where the question ends the prompt, at a tenth", "Training has not seen marked.")
-            )
+            found.append(_bars(near, "Where the question ends the prompt, at a tenth", "Training has not seen marked."))
         tuned = quality.filter(pl.col("tuned"))
         if len(tuned):
             found.append(_bars(tuned, "Tuned with equal effort, at a tenth", "Settings chosen on other items."))

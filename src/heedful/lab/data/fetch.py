@@ -115,7 +115,12 @@ def fetch(
     cannot be written to; UnreachableError if the server cannot be reached; WorkError if the work failed.
     """
     target = within / file.name
+    if not _wanted(file, within, force):
+        return False
     check_writable(target.parent)
+    table = None
+    if isinstance(source, Path):  # before a folder is made for what it may not have
+        table = (supplied(file, source) if source.is_dir() else Supplied(source)).table_of(file)
     target.parent.mkdir(parents=True, exist_ok=True)
 
     def waiting(begins: bool) -> None:
@@ -123,24 +128,31 @@ def fetch(
             notice(f"{within}: another process is fetching; waiting for it")
 
     with locked(within / ".lock", waiting):
-        there = state(file, within)
-        if there == "present" and not force:
+        if not _wanted(file, within, force):  # another process was faster
             return False
-        if there == "altered" and not force:
-            raise LabError(
-                f"{target}: its content is another one ({told(content_of(target))}, expected {file.content[:12]}...); "
-                "--force replaces it"
-            )
-        if isinstance(source, Path):
-            table = (supplied(file, source) if source.is_dir() else Supplied(source)).table_of(file)
+        if table is not None:
             _write(target, table)
             return True
         part = target.with_name(f"{target.name}.part")
-        url = file.origin if source is None else mirrored(file, source)
+        url = mirrored(file, source) if isinstance(source, str) else file.origin
         download(url, part, file.sha256, file.size, progress=progress, notice=notice, patience=patience)
         _write(target, converted(file, part))
         part.unlink()
     return True
+
+
+def _wanted(file: DataFile, within: Path, force: bool) -> bool:
+    """Whether the file is still to be placed. Raises LabError if something else is in its place, unless forced."""
+    if force:
+        return True
+    there = state(file, within)
+    if there == "altered":
+        target = within / file.name
+        raise LabError(
+            f"{target}: its content is another one ({told(content_of(target))}, expected {file.content[:12]}...); "
+            "--force replaces it"
+        )
+    return there == "missing"
 
 
 def _write(target: Path, content: bytes) -> None:

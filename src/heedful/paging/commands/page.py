@@ -128,9 +128,7 @@ def _lines(data: pl.DataFrame, measure: str) -> Figure:
         strokeDash=alt.StrokeDash("combined:N", legend=None, scale=alt.Scale(range=[[1, 0], [5, 3]])),
         tooltip=list(data.columns),
     )
-    y = alt.Y(
-        f"{measure}:Q", title=SHOWN[measure], axis=alt.Axis(format="%", tickCount=7), scale=alt.Scale(zero=False)
-    )
+    y = alt.Y(f"{measure}:Q", title=SHOWN[measure], axis=alt.Axis(format="%", tickCount=7), scale=alt.Scale(zero=False))
     band = alt.Y(f"{measure}_low:Q", title=SHOWN[measure])
     layers = alt.layer(
         base.mark_area(opacity=0.09).encode(y=band, y2=f"{measure}_high:Q"),

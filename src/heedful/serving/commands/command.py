@@ -86,6 +86,7 @@ def compare(
     _refuse_mixed(context, trace)
     from heedful.serving.commands import calibrate, measuring, options
     from heedful.serving.commands.page import Section, figure
+    from heedful.serving.loads import saturation
     from heedful.serving.logs import Columns
     from heedful.serving.service import Limits
     from heedful.serving.simulator import Simulator
@@ -118,15 +119,20 @@ def compare(
                 requests_of = each.workload if clients is None else each.workload.closed()
                 _check(requests_of.arrival is None, speed is not None, simulator, each)
                 bar.title = f"{requests_of.name}, {place + 1} of {len(work)}"
-                loads = given or measuring.loads_about(simulator, requests_of, limits)
+                closed = requests_of.arrival is None
+                endless = given is None and measuring.takes_all_at_once(simulator, requests_of, limits)
+                if given is None:
+                    full = 1.0 if endless else saturation(simulator, requests_of, limits)
+                    loads = measuring.loads_about(full, closed)
+                else:
+                    loads = given
                 compared = measuring.compare(
                     simulator, chosen, requests_of, loads, limits, window, seed, search,
                     lambda done, left: bar(round(1000 * done), 1000, left_s=left),
                 )  # fmt: skip
-                closed = requests_of.arrival is None
                 section = Section(
                     _title(each, simulator),
-                    _note(each, limits, closed, compared),
+                    _note(each, limits, closed, endless, compared),
                     "clients" if closed else "speed of arrivals, times the log's",
                     compared.reference,
                     measuring.summaries(compared),
@@ -204,8 +210,8 @@ def _title(work: Work, simulator: Simulator) -> str:
     return f"{work.workload.name}: {len(work.workload):,} requests, {simulator.capacity:,} slots"
 
 
-def _note(work: Work, limits: Limits, closed: bool, compared: Compared) -> str:
-    """How it was measured, and what the columns mean."""
+def _note(work: Work, limits: Limits, closed: bool, endless: bool, compared: Compared) -> str:
+    """How it was measured, and what the columns mean; ``endless`` if no speed of arrivals is too fast."""
     reference = compared.reference
     part = (
         "Cold start and end are left out."
@@ -213,6 +219,8 @@ def _note(work: Work, limits: Limits, closed: bool, compared: Compared) -> str:
         else ("Cold start and end are in it: too few requests would be left.")
     )
     load = "clients that wait for their answers" if closed else "times the speed at which the log arrives"
+    if endless:
+        load += " (about its own: even if all requests arrive at once, the oracle serves them within limits)"
     slots = "" if reference is None else f" slots for {reference:g}: the smallest cache that sustains that load."
     return (
         f"{'. '.join(each[0].upper() + each[1:] for each in (*work.notes, 'caps: ' + work.caps))}. Loads are {load}; "

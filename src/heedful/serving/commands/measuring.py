@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from heedful.serving.base import Scheduler
-from heedful.serving.loads import Outcome, area, saturation, smallest_capacity, sustained, under
+from heedful.serving.baselines import Oracle
+from heedful.serving.loads import Outcome, area, smallest_capacity, sustained, under
 from heedful.serving.service import Limits
 from heedful.serving.simulator import Simulator
 from heedful.serving.workloads import Workload
 
 ABOUT = (0.6, 0.8, 0.9, 1.0, 1.1, 1.3)
-"""Loads that are tried if none are given, as shares of the one about which schedulers begin to differ."""
+"""Loads that are tried if none are given, as shares of the one about which they lie."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,28 @@ class Compared:
         )
 
 
-def loads_about(simulator: Simulator, workload: Workload, limits: Limits) -> list[float]:
-    """Loads to try: whole numbers of clients, or speeds of arrival to three digits."""
-    full = saturation(simulator, workload, limits)
+def loads_about(full: float, clients: bool) -> list[float]:
+    """Loads to try about one: whole numbers of clients, or speeds of arrival to three digits.
+
+    >>> loads_about(2.0, clients=False)
+    [1.2, 1.6, 1.8, 2.0, 2.2, 2.6]
+    """
     found = (full * share for share in ABOUT)
-    if workload.arrival is None:
+    if clients:
         return [float(n) for n in sorted({max(round(load), 1) for load in found})]
     return [float(f"{load:.3g}") for load in found]
+
+
+def takes_all_at_once(simulator: Simulator, workload: Workload, limits: Limits) -> bool:
+    """Whether the oracle serves a log within limits even if all of its requests arrive at once.
+
+    Then no speed of arrivals saturates the server. False without a simulation, which would be a long one, if the
+    prompts alone take longer than a request may wait; and in a closed loop.
+    """
+    if workload.arrival is None or simulator.time.prompt(int(workload.prompt.sum())) > limits.ttft:
+        return False
+    at_once = replace(workload, arrival=np.zeros(len(workload)))
+    return under(simulator, Oracle(), at_once, 1.0, limits).judged.sustained
 
 
 def compare(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -118,17 +120,28 @@ def serve(
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """The socket, before anything slow is done. Raises WorkError if there is none to be had."""
+    """The socket, before anything slow is done. Raises LabError if there is none to be had."""
     from heedful.serving.server.run import listen
 
     try:
         sock = listen(host, port)
-    except OSError as error:
-        raise WorkError(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}; try another --port"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise LabError(_not_listening(host, port, error)) from error
     with sock:
         yield sock
+
+
+def _not_listening(host: str, port: int, error: OSError | UnicodeError) -> str:
+    """Which of the two options is wrong, why, and what to give instead."""
+    own = "name an address of this machine, as 127.0.0.1, or 0.0.0.0 for all of them"
+    if isinstance(error, UnicodeError):
+        return f"--host {host!r}: is no name of a host; {own}"
+    if isinstance(error, socket.gaierror):
+        return f"--host {host!r}: {error.strerror}; {own}"
+    why = os.strerror(error.errno) if error.errno else error  # the error's own words go on to the attempt
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--host {host!r}: {why}; {own}"
+    return f"--port {port} at {host}: {why}; name another, or 0 for a free one"
 
 
 def _keys(path: Path | None) -> tuple[bytes, ...]:

@@ -220,9 +220,14 @@ def _engine_fields(settings: Settings, device: str) -> dict[str, Any]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any free one. Raises OSError if there is none to be had."""
+    """A socket that listens there; port 0 is any free one.
+
+    Raises socket.gaierror or UnicodeError for a host without an address, OSError if there is no socket to be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    # Looked up here, for create_server tells of an unknown host as of any other failure.
+    *_, address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0]
+    return socket.create_server(address, family=family, backlog=2048)
 
 
 def run(server: Server, sock: socket.socket, ready: Callable[[], None], log_level: str) -> None:
@@ -248,7 +253,7 @@ def in_background(server: Server, host: str = "127.0.0.1", port: int = 0) -> Ite
         host: address to listen at.
         port: port to listen at; 0 for a free one.
 
-    Raises OSError if there is no such address, or if somebody else listens there.
+    Raises OSError, or UnicodeError, if there is no such address, OSError if somebody else listens there.
     """
     ready = threading.Event()
     with listen(host, port) as sock:
