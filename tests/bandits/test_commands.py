@@ -53,6 +53,29 @@ def test_rows_are_put_in_the_order_of_time_and_numbered_actions_in_theirs() -> N
     assert log.labels == ("9", "10", "100") and (np.diff(log.days) >= 0).all()  # type: ignore[arg-type]
 
 
+def test_times_as_text_are_times() -> None:
+    table = a_log().with_columns(pl.col("at").dt.to_string("%Y-%m-%d"))
+    plain, text = (logs.from_table(each, COLUMNS, A_CSV) for each in (a_log(), table))
+    assert np.array_equal(plain.days, text.days) and plain.contexts.equals(text.contexts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("oracle", ["ridge", "logistic"])
+def test_policies_are_trained_on_the_scale_of_the_first_part(oracle: str) -> None:
+    """A reward out of all proportion in the second half changes no policy, and no learner that is replayed."""
+    table = a_log()
+    late = table.with_columns(reward=pl.when(pl.int_range(pl.len()) == 1100).then(50).otherwise("reward"))
+    found = []
+    for each in (table, late):
+        log = logs.from_table(each, COLUMNS, A_CSV)
+        work = measuring.Work(log.part(0, 600), log.part(600, 1200), log.part(600, 1200).propensities, None)
+        oracles = options.read_oracles(oracle)
+        rules = options.read_policies("squarecb,softmax,greedy", oracles)
+        (learner,) = options.read_policies("thompson", oracles)
+        found.append([work.policy(rule, oracles[oracle]) for rule in rules])
+        found[-1].append(work.replay(learner.learner, 0)[1][:500])  # type: ignore[arg-type]
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_estimates_know_the_truth_and_policies_only_the_first_half() -> None:
     log = made.payments(1)
     found = rows_of(log, "uniform,greedy,squarecb:gamma=300,ucb1,linucb")

@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "scores alone": (("--group", "g"), ("--group is for scored people; add --scores",)),
     "log options": ((*PEOPLE, "--oracle", "ridge"), ("--oracle is for logs; leave out --scores",)),
     "no such group": ((*PEOPLE, "--groups", "A,C"), ("group 'C' never appears in 'group'; there are: A, B",)),
-    "one group": ((*PEOPLE, "--groups", "A"), ("holds one group, 'A'",)),
+    "one group": ((*PEOPLE, "--groups", "A"), ("--groups names one group, 'A'",)),
     "no group": ((*PEOPLE, "--groups", ","), ("--groups is empty",)),
     "few people": ((*PEOPLE, "--split", "5%"), ("thresholds are found on has 15 people; it needs 50",)),
     "no outcome": ((*PEOPLE, "--outcome", "y"), ("no column 'y'",)),

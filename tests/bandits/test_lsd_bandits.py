@@ -232,9 +232,20 @@ def test_the_practical_planner_is_never_below_its_members() -> None:
         payoffs = made(family, 4, 4, seed)
         found = plan(payoffs, np.random.default_rng(seed))
         for schedule in (greedy(4), best_cycle(payoffs)):
-            assert found.value >= averages([schedule], payoffs, 80, 8)[0] - 1e-12
+            assert found.value >= min(averages([schedule], payoffs, 800, 8)[0], found.bound) - 1e-12
         again = plan(payoffs, np.random.default_rng(seed))
         assert again.value == found.value and np.array_equal(again.schedule.offsets, found.schedule.offsets)
+
+
+def test_what_a_plan_is_said_to_earn_is_what_it_earns_and_not_above_the_bound() -> None:
+    for seed, (family, k, w) in itertools.product(
+        range(6), [("rand", 1, 5), ("step", 1, 4), ("sticky", 1, 5), ("rand", 8, 8), ("sticky", 4, 4), ("free", 3, 3)]
+    ):
+        payoffs = made(family, k, w, seed)
+        for method in ("practical", "lp-round"):
+            found = plan(payoffs, np.random.default_rng(seed), method=method)
+            assert found.value <= found.bound == relax(payoffs).value
+            assert found.value == pytest.approx(averages([found.schedule], payoffs, 20_000, 2 * w)[0], rel=0.006)
 
 
 def test_a_plan_for_payoffs_that_fall_again_after_long_rest_is_near_the_optimum() -> None:
