@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from heedful.bandits import OFUL, UCB1, LinearSystem, LinTS, LinUCB, LSDOptimistic, Payoffs, Reward, SquareCB, make
-from heedful.bandits.dynamical import play
+from heedful.bandits.dynamical import play, polytope_vertices
 from heedful.bandits.exploring import mask_of
 from heedful.bandits.lsd_planning import greedy, plan, round_robin
 from heedful.bandits.lsd_rounding import arms_played, averages
@@ -48,6 +48,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "lints": (lambda: LinTS(shared=1), "shared=1: must be True or False"),
     "squarecb": (lambda: SquareCB(shared=None), "shared=None: must be True or False"),
     "infinite": (lambda: LinUCB(alpha=10**400), r"alpha=10+: must be a number in \[0, inf\)"),
+    "ragged mask": (
+        lambda: UCB1().start(2).decide(feasible=[[True], [True, False]]),
+        "feasible: must be a mask, is",
+    ),
+    "ragged masks": (lambda: mask_of([[True], [True, False]], 2, 2), "feasible: must be a mask, is"),
+    "grid": (lambda: make("ofs").start("ab"), "grid: must be an array of numbers"),
+    "vectors": (lambda: OFUL().start("ab"), "actions: must be an array of numbers"),
+    "polytope": (lambda: polytope_vertices([[np.nan, 1.0]], [1.0]), "coefficients, limits: must be finite"),
+    "polytope's shape": (lambda: polytope_vertices([[1.0]], [1.0, 2.0]), r"\[rows\]; have \[1, 1\], \[2\]"),
     "logged action": (lambda: UCB1().start(3).learn_logged(100_000, 0.5), r"action=100000: must be in 0\.\.2"),
     "logged reward": (lambda: UCB1().start(3).learn_logged(0, np.nan), "reward=nan: must be"),
     "logged chance": (lambda: make("exp3").start(3).learn_logged(0, 0.5, 0.0), r"probability=0.0: must be a number in"),
@@ -73,7 +82,7 @@ LEARNERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
-@pytest.mark.parametrize("odd", [np.array([0.5]), 10**400, "0.5", None, [0.5], 0.5j], ids=str)
+@pytest.mark.parametrize("odd", [np.array([0.5]), 10**400, "0.5", None, [0.5], 0.5j], ids=lambda x: type(x).__name__)
 def test_feedback_that_is_no_number_is_refused_and_can_come_again(kind: str, odd: Any) -> None:
     learner = LEARNERS[kind]()
     first, second = ((learner.decide([1.0, 0.0]) if kind == "linear" else learner.decide()).token for _ in range(2))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import Kept, Learner, Method, between, whole
+from heedful.bandits.base import Kept, Learner, Method, between, flags_of, whole
 from heedful.bandits.posteriors import Family, chance_of_largest
 from heedful.bandits.streams import streams
 
@@ -257,10 +257,7 @@ class _Arms(Learner[Any]):
         k = contexts.shape[1] if self._per_action else self.actions
         if feasible is None:
             return self._all if k == self.actions else np.ones((1, k), dtype=np.bool_)
-        mask = np.asarray(feasible)
-        if mask.dtype != np.bool_ or mask.shape not in ((k,), (rows, k)):
-            raise ValueError(f"feasible: must be a mask of shape [{k}], is {mask.dtype} {list(mask.shape)}")
-        return np.ascontiguousarray(mask.reshape(-1, k))
+        return flags_of("feasible", feasible, rows, k)
 
     def _late(
         self, draws: Floats | None, mask: NDArray[np.bool_], actions: NDArray[np.int64], chances: Floats

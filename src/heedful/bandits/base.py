@@ -414,3 +414,15 @@ def numbers_of(name: str, values: ArrayLike) -> NDArray[np.float64]:
         return np.ascontiguousarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: must be an array of numbers") from None
+
+
+def flags_of(name: str, values: ArrayLike, rows: int, actions: int) -> NDArray[np.bool_]:
+    """A mask as bool ``[1 or rows, actions]``, contiguous. Raises ValueError for another type or shape."""
+    try:
+        mask = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: must be a mask, is rows of different lengths") from None
+    if mask.dtype != np.bool_ or mask.shape not in ((actions,), (1, actions), (rows, actions)):
+        form = f"[{actions}]" if rows == 1 else f"[{actions}] or [{rows}, {actions}]"
+        raise ValueError(f"{name}: must be a mask of shape {form}, is {mask.dtype} {list(mask.shape)}")
+    return np.ascontiguousarray(mask.reshape(-1, actions))

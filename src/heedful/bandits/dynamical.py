@@ -272,12 +272,22 @@ def polytope_vertices(coefficients: ArrayLike, limits: ArrayLike) -> Floats:
 
     They are all that an optimistic learner needs of a polytope: its index is convex in u, and largest at a vertex.
 
-    Raises ValueError if the polytope is empty, flat or unbounded.
+    Args:
+        coefficients: float64 ``[rows, d]``.
+        limits: float64 ``[rows]``.
+
+    Raises ValueError for other shapes, numbers that are not finite, and a polytope that is empty, flat or unbounded.
     """
     from scipy.optimize import linprog
     from scipy.spatial import HalfspaceIntersection, QhullError
 
-    rows, bounds = np.asarray(coefficients, dtype=np.float64), np.asarray(limits, dtype=np.float64)
+    rows, bounds = numbers_of("coefficients", coefficients), numbers_of("limits", limits)
+    if rows.ndim != 2 or not rows.size or bounds.shape != (len(rows),):
+        raise ValueError(
+            f"coefficients: must be [rows, d], limits [rows]; have {list(rows.shape)}, {list(bounds.shape)}"
+        )
+    if not (np.isfinite(rows).all() and np.isfinite(bounds).all()):
+        raise ValueError("coefficients, limits: must be finite")
     # The centre of the largest ball inside.
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     found = linprog(np.append(np.zeros(rows.shape[1]), -1.0), np.hstack([rows, norms]), bounds, bounds=(None, None))

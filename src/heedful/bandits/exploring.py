@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, numbers_of, true_or_false, whole
+from heedful.bandits.base import between, flags_of, numbers_of, true_or_false, whole
 from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.ridge import add_rows, no_rows, predicted, take
 from heedful.bandits.streams import uniform
@@ -100,10 +100,7 @@ def mask_of(feasible: ArrayLike | None, rows: int, actions: int) -> Mask:
         raise ValueError("feasible: there must be at least one action")
     if feasible is None:
         return np.ones((1, actions), dtype=np.bool_)
-    mask = np.asarray(feasible)
-    if mask.dtype != np.bool_ or mask.shape not in ((actions,), (1, actions), (rows, actions)):
-        raise ValueError(f"feasible: must be a mask of shape [{rows}, {actions}], is {mask.dtype} {list(mask.shape)}")
-    mask = np.ascontiguousarray(mask.reshape(-1, actions))
+    mask = flags_of("feasible", feasible, rows, actions)
     empty = ~mask.any(axis=1)
     if empty.any():
         raise ValueError(f"feasible: no action is feasible in row {int(empty.argmax())}")

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import Kept, Learner, Method, whole
+from heedful.bandits.base import Kept, Learner, Method, numbers_of, whole
 from heedful.bandits.streams import streams
 
 Floats = NDArray[np.float64]
@@ -247,10 +247,7 @@ def thresholds_of(grid: ArrayLike | int) -> Floats:
     """The grid as float64 ``[K]``. Raises ValueError for one that is empty, not increasing or outside [0, 1]."""
     if isinstance(grid, int | np.integer) and not isinstance(grid, bool):
         return np.linspace(0.02, 0.98, whole("grid", grid)) if grid != 1 else np.array([0.5])
-    try:
-        array = np.array(grid, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError("grid: must be numbers in [0, 1], or how many") from None
+    array = numbers_of("grid", grid).copy()
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"grid: must be a list of at least one threshold, has shape {list(array.shape)}")
     if not ((array >= 0) & (array <= 1)).all():

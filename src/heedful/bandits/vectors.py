@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import Choice, Choices, Reward, Rewards, check_reward, check_rewards
-from heedful.bandits.base import Kept, Learner, Method
+from heedful.bandits.base import Kept, Learner, Method, numbers_of
 from heedful.bandits.kernels import REORDER
 from heedful.bandits.ridge import dot
 from heedful.bandits.streams import streams
@@ -34,10 +34,7 @@ LARGEST = 1e100
 
 def action_set(actions: ArrayLike, features: int | None = None) -> Floats:
     """A copy as float64 ``[K, d]``. Raises ValueError for an empty set, another shape, or numbers not finite."""
-    try:
-        vectors = np.array(actions, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError("actions: must be vectors of numbers") from None
+    vectors = numbers_of("actions", actions).copy()
     if vectors.ndim != 2 or vectors.size == 0 or (features is not None and vectors.shape[1] != features):
         raise ValueError(f"actions: must have shape [K, {features or 'd'}], K at least 1, has {list(vectors.shape)}")
     if not (np.abs(vectors) <= LARGEST).all():
