@@ -324,6 +324,9 @@ def test_the_sweep_knows_the_best_feasible_point_and_the_least_infeasible_one() 
         feasible = [k for k in range(len(GRID)) if violation[k] <= 0]
         best = max(feasible, key=lambda k: found.reward[k]) if feasible else int(violation.argmin())
         assert found.best(eps, rho_min, rho_max) == best
+    alone = [sweep(loop, [cut], range(3), rounds=100) for cut in GRID]  # the same start for all
+    for name in found._fields:
+        assert getattr(found, name).tolist() == [getattr(one, name)[0] for one in alone]
 
 
 def test_bad_input_is_refused_by_name() -> None:
@@ -341,6 +344,13 @@ def test_bad_input_is_refused_by_name() -> None:
         ("groups", lambda: Scored(np.array([0.5, 0.6]), np.array([1, 1]), np.array([0, 1]))),
         ("outcomes", lambda: Scored(np.array([0.5, 0.6]), np.array([0, 1]), np.array([0, 2]))),
         ("rounds", lambda: sweep(Synthetic(), GRID, [0], rounds=1)),
+        (r"grid: .* \[0, 1\]", lambda: sweep(Synthetic(), np.array([0.5, 1.2]), [0], rounds=4)),
+        ("grid: .* increase", lambda: sweep(Synthetic(), np.array([0.7, 0.5]), [0], rounds=4)),
+        ("seeds", lambda: sweep(Synthetic(), GRID, [])), ("seeds", lambda: sweep(Synthetic(), GRID, 3)),
+        ("rounds=-1: must be at least 1", lambda: run(Synthetic(), OFS(), GRID, -1, [0])),
+        ("base=.*two finite numbers", lambda: Synthetic(base=(0.0, 0.0, 1.0))),
+        ("base=1.0", lambda: Synthetic(base=1.0)), ("base: must be", lambda: Synthetic(base=("a", "b"))),
+        ("base=", lambda: Synthetic(base=(0.0, np.nan))),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=name):
             bad()
