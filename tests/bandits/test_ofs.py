@@ -116,6 +116,16 @@ def test_without_a_binding_constraint_it_equals_unconstrained_ucb(rows: list[tup
         free.update(Outcome(other.token, *row))
 
 
+def test_a_burn_in_counts_decisions_and_not_what_has_come_of_them() -> None:
+    prompt, untold = OFS(burn_in=2).start(3), OFS(burn_in=2).start(3)
+    for point in (0, 0, 0, 1, 1, 1, 2, 2, 2):
+        decision = prompt.decide()
+        assert decision.point == untold.decide().point == point
+        prompt.update(Outcome(decision.token, 0.1, 0.0, 0.5))
+    assert prompt.state.sums[0, :, 0].tolist() == [1, 1, 1]  # the last of three outcomes each
+    assert untold.counts.pending == 9
+
+
 def test_what_looks_feasible_is_tried_before_any_repeat_and_the_tail_is_the_oracle() -> None:
     rewards, gaps = np.array([0.1, 0.2, 0.35, 0.3, 0.9, 0.8]), np.array([0.0, 0.01, 0.04, -0.049, 0.2, 0.3])
     learner, points = OFS(eps=0.05).start(GRID), []
