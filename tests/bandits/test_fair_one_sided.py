@@ -295,6 +295,25 @@ def test_arrivals_have_the_wanted_good_rate() -> None:
     base = pool(people=500)
     drawn = Applicants(base.features, base.labels, good_rate=0.3).draw(5000, 4, np.random.default_rng(0))
     assert base.labels[drawn].mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 20_000))
+    for rate in (0, 1):  # nobody else arrives
+        only = Applicants(base.features, base.labels, good_rate=rate).draw(500, 4, np.random.default_rng(0))
+        assert (base.labels[only] == rate).all()
+
+
+def test_a_pool_may_be_lists_and_must_hold_whom_its_good_rate_asks_for() -> None:
+    lists = Applicants([[0, 0.5], [1, 0.25]], [True, 0])  # type: ignore[arg-type, list-item]
+    assert lists.features.dtype == np.float64 and lists.labels.dtype == np.int64
+    for features, labels, rate, message in (
+        ([[0.5], [0.5]], [1, 1], 0.5, "good_rate=0.5: must be None for a pool that lacks good or bad people"),
+        ([[0.5], [0.5]], [0, 1], 1.5, r"good_rate=1.5: must be a number in \[0, 1\]"),
+        ([["a"]], [1], None, "features: must be an array of numbers"),
+        ([[0.5]], [None], None, "labels: must be 0 or 1"),
+        ([[0.5]], ["good"], None, "labels: must be an array of numbers"),
+        (np.empty((0, 2)), [], None, r"features: must have shape \[N, d\] with at least one person"),
+        ([0.5], [1], None, "features: must have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Applicants(features, labels, rate)  # type: ignore[arg-type]
 
 
 def test_bad_input_is_refused_by_name() -> None:
