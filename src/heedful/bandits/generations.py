@@ -69,7 +69,9 @@ class Generations:
         rule: what turns its predictions into probabilities.
         actions: K.
         features: d.
-        window: of the released logs, so many train the next model; None: all.
+        window: of the released logs, so many train the next model; None: all. If none of these holds a row to train on,
+            as may happen with :class:`~heedful.bandits.oracle_policies.EpsilonSplit`, the model before serves on,
+            although it knows older logs than the window has; ``outdated`` says for how many generations.
         delay: a log is released so many generations late; 0: before the next one.
         seed: of what it draws.
 
@@ -104,6 +106,9 @@ class Generations:
         """The model that serves; None while there is nothing to learn from."""
         self.trained_on: tuple[int, ...] = ()
         """The generations that it was fitted to."""
+        self.outdated = 0
+        """For how many generations in a row the released logs of the window have held no row to train on, so that the
+        model is that much older than the window says; 0 while it was fitted to what the window holds now."""
 
     def probabilities(self, contexts: ArrayLike, feasible: ArrayLike | None = None) -> tuple[Floats, Floats]:
         """Predictions and probabilities, both float64 ``[n, K]``, of the policy that serves now.
@@ -169,18 +174,19 @@ class Generations:
         return log
 
     def _refit(self) -> None:
-        """From scratch, to the last ``window`` of the logs that are released by now."""
+        """From scratch, to the last ``window`` of the logs that are released by now, if they hold rows to train on."""
         released = [log for log in self._logs if log.generation < self.generation - self.delay]
         used = released if self.window is None else released[-self.window :]
         rows = [log.trains for log in used]
-        if not sum(part.sum() for part in rows):
+        if not any(part.any() for part in rows):
+            self.outdated += bool(used)
             return
         x, a, y = (
             np.concatenate([getattr(log, name)[part] for log, part in zip(used, rows)])
             for name in ("contexts", "actions", "rewards")
         )
         self.model = self.oracle.fit(x, a, y, self.actions)
-        self.trained_on = tuple(log.generation for log in used)
+        self.trained_on, self.outdated = tuple(log.generation for log in used), 0
 
 
 def calibration_error(predicted: ArrayLike, rewards: ArrayLike, bins: int = 10) -> float:
