@@ -296,7 +296,11 @@ def test_generations_refuse_what_is_out_of_order_or_range() -> None:
     for rewards in ([1.0], [0.5, 1.5], [0.5, np.nan]):
         with pytest.raises(ValueError, match=r"rewards: must be 2 numbers in \[0, 1\]"):
             served.close(rewards)
+    with pytest.raises(ValueError, match="rewards: must be an array of numbers"):
+        served.close(["a", "b"])
     served.close([0.0, 1.0])
+    with pytest.raises(ValueError, match="probabilities: there are none"):
+        served.serve(np.zeros((0, 1))).entropy()
     for bad in ({"window": 0}, {"delay": -1}, {"seed": -1}):
         with pytest.raises(ValueError, match="must be"):
             Generations(RidgeOracle(), SquareCB(), 2, 1, **bad)  # type: ignore[arg-type]
@@ -336,6 +340,9 @@ def test_payments_have_the_stated_rates_masks_and_common_luck() -> None:
     for bad in ({"base_rate": 1.0}, {"feasible": 0.0}, {"actions": 0}, {"nonlinearity": -1.0}):
         with pytest.raises(ValueError, match="must be"):
             Payments(**bad)  # type: ignore[arg-type]
+    for rate in ("a", 0.0, 1.0, math.nan):
+        with pytest.raises(ValueError, match=f"base_rate={rate!r}: must be a number in"):
+            Payments(base_rate=rate)  # type: ignore[arg-type]
 
 
 def test_digits_reward_the_right_name() -> None:

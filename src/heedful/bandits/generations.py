@@ -7,13 +7,12 @@ Vangara, Egg, "Contextual Bandits in Payment Processing: Non-uniform Exploration
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import whole
+from heedful.bandits.base import numbers_of, whole
 from heedful.bandits.exploring import Rule, draw, mask_of
 from heedful.bandits.oracle_policies import EpsilonSplit
 from heedful.bandits.oracles import Model, Oracle, check_contexts
@@ -56,8 +55,10 @@ class Log:
         return self.scores[np.arange(len(self.actions)), self.actions]
 
     def entropy(self) -> float:
-        """The mean entropy of the probabilities, in nats."""
+        """The mean entropy of the probabilities, in nats. Raises ValueError for a generation without requests."""
         p = self.probabilities
+        if not len(p):
+            raise ValueError("probabilities: there are none in a generation without requests")
         return float(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=1).mean())
 
 
@@ -163,7 +164,7 @@ class Generations:
         """
         if self._open is None:
             raise ValueError("rewards: no generation is open; serve one first")
-        y = np.asarray(rewards, dtype=np.float64)
+        y = numbers_of("rewards", rewards)
         if y.shape != self._open.rewards.shape or not ((y >= 0) & (y <= 1)).all():
             raise ValueError(f"rewards: must be {len(self._open.rewards)} numbers in [0, 1]")
         log = replace(self._open, rewards=y)
@@ -193,29 +194,60 @@ def calibration_error(predicted: ArrayLike, rewards: ArrayLike, bins: int = 10) 
     """Expected calibration error: over bins of equal count of predictions, the mean distance between what was
     predicted and what came, in [0, 1] for both in [0, 1].
 
-    Raises ValueError unless both are as many numbers, at least one.
+    Args:
+        predicted, rewards: float64 ``[n]``, finite, n at least 1.
+        bins: at least 1; of n of them at most.
+
+    Raises ValueError for other shapes, and for numbers that are not finite or out of range.
     """
-    p, y = np.asarray(predicted, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
+    p, y = numbers_of("predicted", predicted), numbers_of("rewards", rewards)
     if p.ndim != 1 or p.shape != y.shape or not len(p):
         raise ValueError(f"predicted: must be as many numbers as rewards, is {list(p.shape)} for {list(y.shape)}")
-    parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
+    for name, array in (("predicted", p), ("rewards", y)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: must be finite, are not in row {int(np.isfinite(array).argmin())}")
+    parts = np.array_split(np.argsort(p, kind="stable"), min(whole("bins", bins), len(p)))
     return float(sum(abs(p[part].mean() - y[part].mean()) * len(part) for part in parts) / len(p))
 
 
-def oscillation(regrets: Sequence[float]) -> float:
-    """The mean over generations of how far regret lies above the least regret of an earlier generation."""
-    r = np.asarray(regrets, dtype=np.float64)
+def oscillation(regrets: ArrayLike) -> float:
+    """The mean over generations of how far regret lies above the least regret of an earlier generation.
+
+    Args:
+        regrets: float64 ``[generations]``, finite.
+
+    Returns:
+        at least 0; 0 for fewer than two generations.
+
+    Raises ValueError for another shape and numbers that are not finite.
+    """
+    r = _regrets(regrets)
     if len(r) < 2:
         return 0.0
     return float(np.maximum(0.0, r[1:] - np.minimum.accumulate(r)[:-1]).mean())
 
 
-def turning(regrets: Sequence[float]) -> float:
-    """Autocorrelation at lag 1 of changes in regret; negative where it swings. NaN for fewer than four generations or
-    a regret that never changes."""
-    changes = np.diff(np.asarray(regrets, dtype=np.float64))
+def turning(regrets: ArrayLike) -> float:
+    """Autocorrelation at lag 1 of changes in regret; negative where it swings.
+
+    Args:
+        regrets: float64 ``[generations]``, finite.
+
+    Returns:
+        in [-1, 1]; NaN for fewer than four generations or a regret that never changes.
+
+    Raises ValueError for another shape and numbers that are not finite.
+    """
+    changes = np.diff(_regrets(regrets))
     if len(changes) < 3:
         return float("nan")
     centred = changes - changes.mean()
     total = float(centred @ centred)
     return float(centred[1:] @ centred[:-1]) / total if total else float("nan")
+
+
+def _regrets(values: ArrayLike) -> Floats:
+    array = numbers_of("regrets", values)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError("regrets: must be a list of finite numbers")
+    return array
