@@ -141,7 +141,7 @@ def run(
         rounds: how many.
         seed: of arrivals and of the learner; arrivals are the same for all methods.
         people: k, how many arrive in a round.
-        prior: losses to begin with, float64 ``[H]``.
+        prior: losses to begin with, float64 ``[H]``; None: 0, and for methods that take none.
 
     Raises ValueError as the parts do.
     """
