@@ -294,6 +294,15 @@ def test_its_bound_is_infinite_where_no_theorem_speaks() -> None:
     assert Exp2(rounds=rounds, penalty=penalty, eta=eta, mix=mix).bound(50, k) == pytest.approx(expected)
 
 
+def test_people_may_be_changed_while_their_labels_are_awaited() -> None:
+    rng = np.random.default_rng(21)
+    people = rng.uniform(size=(3, 3))
+    learner = make("bank-rule").start(small_rules(rng), 3)
+    decision, before = learner.decide(people), people.copy()
+    people[...] = 0.0
+    assert np.array_equal(learner.ledger.find(decision.token)[0][0], before)
+
+
 def test_a_prior_is_where_learning_begins() -> None:
     rng = np.random.default_rng(17)
     rules = small_rules(rng)

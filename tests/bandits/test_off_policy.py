@@ -224,10 +224,12 @@ def test_people_and_tables_of_scores_may_be_lists_and_are_checked() -> None:
     table = ScoreTable([0, 50, 100], [[0.2, 0.3, 0.5], [0.5, 0.5, 0]], [[0, 0.5, 1], [0, 0.4, 0.9]], 0.3)  # type: ignore[arg-type]
     assert table.shares.shape == (2, 3) and table.scores.dtype == np.float64
     for call, message in (
-        (lambda: Scored(["a", "b"], [0, 1], [1, 0]), "scores: must be numbers"),  # type: ignore[arg-type]
+        (lambda: Scored(["a", "b"], [0, 1], [1, 0]), "scores: must be an array of numbers"),  # type: ignore[arg-type]
         (lambda: Scored([0.2, 0.9], [0, 1], [1]), "as many groups and outcomes"),  # type: ignore[arg-type]
         (lambda: replace(made, scores=[0.2, np.nan]), r"scores: must be in \[0, 1\]"),
-        (lambda: replace(made, groups=["a", "b"]), "groups: must be 0 and 1"),
+        (lambda: replace(made, groups=["a", "b"]), "groups: must be an array of numbers"),
+        (lambda: replace(made, groups=[0, 2]), "groups: must be 0 and 1"),
+        (lambda: replace(made, outcomes=[[1], [0, 1]]), "outcomes: must be an array of numbers"),
         (lambda: replace(table, scores=[0, 50, 50]), "scores: must be a list of increasing"),
         (lambda: replace(table, scores=[0, 50, 101]), r"scores: must be in \[0, 100\]"),
         (lambda: replace(table, shares=[[0.2, 0.3, 0.5]]), r"shares: .*\[2, 3\], has \[1, 3\]"),

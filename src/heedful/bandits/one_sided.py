@@ -220,13 +220,11 @@ class _OneSided(Learner[Labels]):
 
     def _decide(self, people: Any, shape: tuple[int, ...]) -> tuple[int, Flags, Floats]:
         """A token, who is accepted and the policy, ``[lanes, k]``; people must have the shape."""
-        try:
-            array = np.array(people, dtype=np.float64, order="C")
-        except (TypeError, ValueError):
-            raise ValueError("people: must be an array of numbers") from None
+        array = numbers_of("people", people)
         if array.shape != shape:
             raise ValueError(f"people: must have shape {list(shape)}, has {list(array.shape)}")
-        array = array.reshape(self.lanes, self.people, self.features)
+        # A copy: it is kept until labels come, and the caller may go on with the array.
+        array = array.reshape(self.lanes, self.people, self.features).copy()
         if not_finite(array):
             raise ValueError("people: must be finite")
         if self._listed is None:
