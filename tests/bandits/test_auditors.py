@@ -84,10 +84,43 @@ def test_the_frontier_says_what_other_panels_would_have_reported() -> None:
     people, treatments = rng.uniform(size=(60, 4, 4)), rng.uniform(size=(60, 4))
     distances = np.stack([panel.distances(row) for row in people])
     alphas, gammas = [0.0, 0.1, 0.4], [0.2, 0.5, 1.0]
-    found = frontier(treatments, distances, alphas, gammas)
+    found = panel.frontier(people, treatments, alphas, gammas)
+    assert np.array_equal(found, frontier(treatments.tolist(), distances.tolist(), alphas, gammas))
+    assert np.array_equal(panel.frontier(people, treatments, 0.1, 0.5), found[1:2, 1:2])
     for i, alpha in enumerate(alphas):
         for j, gamma in enumerate(gammas):
             asked = Panel(panel.weights, panel.slack, alpha, gamma)
             reports = [asked.report(row, treatment) is not None for row, treatment in zip(people, treatments)]
             assert found[i, j] == np.mean(reports)
     assert (np.diff(found, axis=0) <= 0).all() and (np.diff(found, axis=1) <= 0).all()
+
+
+def test_a_frontier_of_what_does_not_fit_is_refused_by_name() -> None:
+    panel = Panel.random(3, 5, np.random.default_rng(0))
+    people, treatments = np.full((6, 2, 3), 0.5), np.full((6, 2), 0.5)
+    distances = np.zeros((6, 5, 2, 2))
+    good = {"treatments": treatments, "distances": distances, "alphas": [0.1], "gammas": [0.5]}
+    for name, bad, message in (
+        ("treatments", treatments[0], r"must have shape \[T, k\]"), ("treatments", [], r"must have shape \[T, k\]"),
+        ("treatments", treatments + 1, r"must be in \[0, 1\]"), ("treatments", treatments * np.nan, "must be in"),
+        ("treatments", "all", "must be an array of numbers"),
+        ("distances", distances[0], r"must have shape \[T, m, k, k\]"), ("distances", distances[:, :0], "one auditor"),
+        ("distances", distances[..., :1], "must have shape"),
+        ("distances", distances[:5], r"must have shape \[6, m, 2, 2\]"),
+        ("distances", distances + 2, r"must be in \[0, 1\]"),
+        ("distances", "far", "must be an array of numbers"),
+        ("alphas", [0.1, np.nan], r"=nan: must be a number in \[0, 1\]"), ("alphas", 1.5, "=1.5"),
+        ("alphas", [[0.1]], "must be a list"), ("alphas", ["a"], "must be an array of numbers"),
+        ("gammas", [0.0], r"=0.0: must be a number in \(0, 1\]"), ("gammas", np.nan, "=nan"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name}.*{message}"):
+            frontier(**{**good, name: bad})  # type: ignore[arg-type]
+    for arrived in (people[0], people[:0], people[..., :2], "people", people * np.nan):
+        with pytest.raises(ValueError, match="people: must"):
+            panel.frontier(arrived, treatments, 0.1, 0.5)
+    with pytest.raises(ValueError, match=r"treatments: must have shape \[6, 2\], has \[5, 2\]"):
+        panel.frontier(people, treatments[:5], 0.1, 0.5)
+    with pytest.raises(ValueError, match="distances: must be an array of numbers"):
+        pooled("x", 0.5)
+    with pytest.raises(ValueError, match="distances: must have shape"):
+        pooled(np.zeros((1, 2, 3)), 0.5)

@@ -315,6 +315,9 @@ def test_bad_input_is_refused_by_name() -> None:
         ("separator", lambda: StumpOracle(people[0])), ("separator", lambda: StumpOracle(people[:0])),
         ("separator", lambda: StumpOracle(np.full((2, 2), np.nan))), ("ridge", lambda: LinearOracle(people, ridge=0.0)),
         ("rules", lambda: ExhaustiveOracle(people[:, :2], rules)),
+        ("separator: must be an array", lambda: StumpOracle([[0.0], [0.0, 1.0]])),  # type: ignore[arg-type]
+        ("contexts: must be an array", lambda: stumps.fit([[0.0], [0.0, 1.0]], [0.0])),
+        ("weights: must be an array", lambda: stumps.fit(people[:1], ["a"])),
         ("contexts", lambda: stumps.fit(people[:, :2], np.zeros(60))), ("contexts", lambda: stumps.fit(people[:0], [])),
         ("contexts", lambda: stumps.fit(np.full((1, 3), np.inf), [0.0])),
         ("weights", lambda: stumps.fit(people, np.zeros(59))), ("weights", lambda: stumps.fit(people[:1], [np.nan])),

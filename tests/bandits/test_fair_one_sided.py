@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heedful.bandits import ContextSemiBanditFTPL, Exp2, FullInformation, Labels, LinearRules, Panel, make
+from heedful.bandits import (
+    ContextSemiBanditFTPL,
+    Exp2,
+    ExploreFirst,
+    FullInformation,
+    Labels,
+    LinearRules,
+    NaiveWeights,
+    Panel,
+    make,
+)
 from heedful.bandits.admissions import Applicants, run
 from heedful.bandits.auditors import most_unfair, pooled
 from heedful.bandits.fair_comparator import best_fair
@@ -269,18 +279,28 @@ def test_exp2_stays_within_its_finite_time_bound() -> None:
         found = []
         for seed in range(4):
             history = run(applicants, rules, panel, method, rounds, seed)
-            price = method.settings(len(rules), 4)[0]
+            price = method.price
             each = [lagrangian_regret(history, applicants, bits, one, price).sum() for one in np.eye(len(rules))]
             found.append(max(each))  # more than the regret against the best in expectation
         assert np.mean(found) <= bound
 
 
 def test_its_bound_is_infinite_where_no_theorem_speaks() -> None:
-    for method in (Exp2(eta=5.0), Exp2(mix=0.0), Exp2(eta=0.0), Exp2(explore="uniform"), Exp2(explore="john")):
+    others = Exp2(eta=5.0), Exp2(mix=0.0), Exp2(eta=0.0), Exp2(explore="uniform"), Exp2(explore="john"), NaiveWeights()
+    for method in others:
         assert method.bound(100, 4) == np.inf
     eta, mix, k, penalty, rounds = 0.001, 0.1, 4, 2.0, 1000
     expected = np.log(50) / eta + 2 * eta * rounds * (k**2 / 0.9 + penalty**2) + mix * rounds * (k + 2 * penalty)
     assert Exp2(rounds=rounds, penalty=penalty, eta=eta, mix=mix).bound(50, k) == pytest.approx(expected)
+
+
+def test_people_may_be_changed_while_their_labels_are_awaited() -> None:
+    rng = np.random.default_rng(21)
+    people = rng.uniform(size=(3, 3))
+    learner = make("bank-rule").start(small_rules(rng), 3)
+    decision, before = learner.decide(people), people.copy()
+    people[...] = 0.0
+    assert np.array_equal(learner.ledger.find(decision.token)[0][0], before)
 
 
 def test_a_prior_is_where_learning_begins() -> None:
@@ -289,12 +309,55 @@ def test_a_prior_is_where_learning_begins() -> None:
     prior = np.where(np.arange(len(rules)) == 1, 0.0, 1e6)
     decision = Exp2(eta=1.0, mix=0.0).start(rules, 3, 0, prior=prior).decide(rng.uniform(size=(3, 3)))
     assert decision.treatment.tolist() == [0, 0, 0] and not decision.accepted.any()
+    for method in (make("bank-rule"), make("accept-all")):  # which have nothing to begin with
+        assert not method.takes_prior
+        for begin in (method.start, method.many):
+            with pytest.raises(ValueError, match=f"prior: must be None for {method.name}"):
+                begin(rules, 3, prior=prior)
+
+
+def test_exploring_first_is_all_or_nothing_and_has_no_share_of_it() -> None:
+    rng = np.random.default_rng(20)
+    rules, method = small_rules(rng), ExploreFirst(rounds=30, penalty=2.0)
+    assert method.first == 10 and method.rate(len(rules), 3) == pytest.approx(np.sqrt(0.8 * np.log(len(rules))) / 3)
+    learner, losses = method.start(rules, 3, seed=2), np.zeros(len(rules))
+    for t in range(30):
+        people, y = rng.uniform(size=(3, 3)), rng.integers(0, 2, 3)
+        decision, bits = learner.decide(people), rules.predict(people).astype(float)
+        weights = np.exp(-method.rate(len(rules), 3) * losses)
+        wanted = np.ones(3) if t < 10 else weights @ bits / weights.sum()
+        assert decision.treatment == pytest.approx(wanted, abs=1e-12)
+        learner.update(Labels(decision.token, np.where(decision.accepted, y, np.nan), (2, 1) if t % 4 == 0 else None))
+        losses += bits @ (1 - 2 * y) if t < 10 else 0.0
+        losses += 2.0 * (bits[:, 2] - bits[:, 1]) if t % 4 == 0 else 0.0
+    for name in ("mix=0.1", "explore=john"):
+        with pytest.raises(ValueError, match="explore-first has no parameter"):
+            make(f"explore-first:{name}")
 
 
 def test_arrivals_have_the_wanted_good_rate() -> None:
     base = pool(people=500)
     drawn = Applicants(base.features, base.labels, good_rate=0.3).draw(5000, 4, np.random.default_rng(0))
     assert base.labels[drawn].mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 20_000))
+    for rate in (0, 1):  # nobody else arrives
+        only = Applicants(base.features, base.labels, good_rate=rate).draw(500, 4, np.random.default_rng(0))
+        assert (base.labels[only] == rate).all()
+
+
+def test_a_pool_may_be_lists_and_must_hold_whom_its_good_rate_asks_for() -> None:
+    lists = Applicants([[0, 0.5], [1, 0.25]], [True, 0])  # type: ignore[arg-type, list-item]
+    assert lists.features.dtype == np.float64 and lists.labels.dtype == np.int64
+    for features, labels, rate, message in (
+        ([[0.5], [0.5]], [1, 1], 0.5, "good_rate=0.5: must be None for a pool that lacks good or bad people"),
+        ([[0.5], [0.5]], [0, 1], 1.5, r"good_rate=1.5: must be a number in \[0, 1\]"),
+        ([["a"]], [1], None, "features: must be an array of numbers"),
+        ([[0.5]], [None], None, "labels: must be 0 or 1"),
+        ([[0.5]], ["good"], None, "labels: must be an array of numbers"),
+        (np.empty((0, 2)), [], None, r"features: must have shape \[N, d\] with at least one person"),
+        ([0.5], [1], None, "features: must have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Applicants(features, labels, rate)  # type: ignore[arg-type]
 
 
 def test_bad_input_is_refused_by_name() -> None:

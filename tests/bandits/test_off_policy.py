@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heedful.bandits import Logged
+from heedful.bandits import Logged, Support
 from heedful.bandits.exploring import draw
-from heedful.bandits.generations import calibration_error
+from heedful.bandits.generations import calibration_error, oscillation, turning
 from heedful.bandits.lending import Pool
 from heedful.bandits.off_policy import Estimate, plays
 from heedful.bandits.populations import Scored, ScoreTable
@@ -99,8 +99,10 @@ def test_blocks_widen_the_interval_of_rows_that_go_together() -> None:
     assert high - low < 0.8 * (one[1] - one[0])
     with pytest.raises(ValueError, match="at least two"):
         two.interval(np.zeros(200))
-    with pytest.raises(ValueError, match="200 labels"):
-        two.interval(np.zeros(3))
+    assert two.interval([f"day {i // 2}" for i in range(200)]) == pytest.approx(one)
+    for blocks in (np.zeros(3), np.zeros((2, 100)), [[1], [2, 3], 2], [None, *range(199)], 7):
+        with pytest.raises(ValueError, match="blocks: must be 200 labels"):
+            two.interval(blocks)
 
 
 def test_a_log_that_does_not_carry_a_policy_says_so() -> None:
@@ -115,6 +117,8 @@ def test_a_log_that_does_not_carry_a_policy_says_so() -> None:
     assert "effective sample size is 50, below 100" in few.support(policy[:50] * 0 + [1.0, 0.0, 0.0]).problems[0]
     nothing = log.support(np.tile([0.0, 1.0, 0.0], (n, 1)))
     assert nothing.ess == 0.0 and nothing.problems
+    assert Support.of([1e200, 1e200, 0.0]).ess == pytest.approx(2.0)
+    assert log.support(np.tile([0.0, 0.0, 1.0 + 1e-9], (n, 1))).uncovered == 1.0
     assert math.isnan(log.estimates(np.tile([0.0, 1.0, 0.0], (n, 1)))["snips"].value)
 
 
@@ -200,6 +204,14 @@ def test_estimates_and_plays_that_are_none_are_refused() -> None:
         (lambda: plays([0.5, 0.5], [0]), "probabilities: must have shape"),
         (lambda: plays([[0.5, 0.5]], [0, 1]), r"actions: must have shape \[1\], has \[2\]"),
         (lambda: plays([[0.5, 0.5]], [2]), r"actions: must lie in \[0, 1\]"),
+        (lambda: plays([[-0.5, 1.5]] * 2, [0, 1]), "probabilities: rows must be probabilities that sum to 1"),
+        (lambda: plays([[0.5, 0.6]], [0]), "probabilities: rows must be probabilities that sum to 1"),
+        (lambda: Support.of([math.nan, 1.0]), "weights: must be finite, is nan in row 0"),
+        (lambda: Support.of([1.0, -0.5]), "weights: must be .* at least 0"),
+        (lambda: Support.of([]), "weights: must be at least one number"),
+        (lambda: Support.of([[1.0]]), r"weights: must have shape \[1\], has \[1, 1\]"),
+        (lambda: Support.of("heavy"), "weights: must be an array of numbers"),
+        (lambda: Support.of([1.0], uncovered=1.5), "uncovered=1.5"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -212,10 +224,12 @@ def test_people_and_tables_of_scores_may_be_lists_and_are_checked() -> None:
     table = ScoreTable([0, 50, 100], [[0.2, 0.3, 0.5], [0.5, 0.5, 0]], [[0, 0.5, 1], [0, 0.4, 0.9]], 0.3)  # type: ignore[arg-type]
     assert table.shares.shape == (2, 3) and table.scores.dtype == np.float64
     for call, message in (
-        (lambda: Scored(["a", "b"], [0, 1], [1, 0]), "scores: must be numbers"),  # type: ignore[arg-type]
+        (lambda: Scored(["a", "b"], [0, 1], [1, 0]), "scores: must be an array of numbers"),  # type: ignore[arg-type]
         (lambda: Scored([0.2, 0.9], [0, 1], [1]), "as many groups and outcomes"),  # type: ignore[arg-type]
         (lambda: replace(made, scores=[0.2, np.nan]), r"scores: must be in \[0, 1\]"),
-        (lambda: replace(made, groups=["a", "b"]), "groups: must be 0 and 1"),
+        (lambda: replace(made, groups=["a", "b"]), "groups: must be an array of numbers"),
+        (lambda: replace(made, groups=[0, 2]), "groups: must be 0 and 1"),
+        (lambda: replace(made, outcomes=[[1], [0, 1]]), "outcomes: must be an array of numbers"),
         (lambda: replace(table, scores=[0, 50, 50]), "scores: must be a list of increasing"),
         (lambda: replace(table, scores=[0, 50, 101]), r"scores: must be in \[0, 100\]"),
         (lambda: replace(table, shares=[[0.2, 0.3, 0.5]]), r"shares: .*\[2, 3\], has \[1, 3\]"),
@@ -227,7 +241,19 @@ def test_people_and_tables_of_scores_may_be_lists_and_are_checked() -> None:
             call()
 
 
-def test_calibration_needs_as_many_rewards_as_predictions() -> None:
+def test_what_is_no_prediction_or_regret_is_refused() -> None:
     for predicted, rewards in (([0.5, 0.5], [1.0]), ([[0.5]], [[1.0]]), ([], [])):
         with pytest.raises(ValueError, match="predicted: must be as many numbers as rewards"):
             calibration_error(predicted, rewards)
+    for call, message in (
+        (lambda: calibration_error([math.nan], [1.0]), "predicted: must be finite, are not in row 0"),
+        (lambda: calibration_error([0.5, 0.5], [1.0, math.inf]), "rewards: must be finite, are not in row 1"),
+        (lambda: calibration_error(["a"], [1.0]), "predicted: must be an array of numbers"),
+        (lambda: calibration_error([0.5], [1.0], bins=0), "bins=0"),
+        (lambda: oscillation([1.0, math.nan, 2.0]), "regrets: must be a list of finite numbers"),
+        (lambda: oscillation([[1.0, 2.0]]), "regrets: must be a list of finite numbers"),
+        (lambda: turning([1.0, 2.0, 1.0, math.nan]), "regrets: must be a list of finite numbers"),
+        (lambda: turning("high"), "regrets: must be an array of numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

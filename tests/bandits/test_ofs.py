@@ -116,6 +116,16 @@ def test_without_a_binding_constraint_it_equals_unconstrained_ucb(rows: list[tup
         free.update(Outcome(other.token, *row))
 
 
+def test_a_burn_in_counts_decisions_and_not_what_has_come_of_them() -> None:
+    prompt, untold = OFS(burn_in=2).start(3), OFS(burn_in=2).start(3)
+    for point in (0, 0, 0, 1, 1, 1, 2, 2, 2):
+        decision = prompt.decide()
+        assert decision.point == untold.decide().point == point
+        prompt.update(Outcome(decision.token, 0.1, 0.0, 0.5))
+    assert prompt.state.sums[0, :, 0].tolist() == [1, 1, 1]  # the last of three outcomes each
+    assert untold.counts.pending == 9
+
+
 def test_what_looks_feasible_is_tried_before_any_repeat_and_the_tail_is_the_oracle() -> None:
     rewards, gaps = np.array([0.1, 0.2, 0.35, 0.3, 0.9, 0.8]), np.array([0.0, 0.01, 0.04, -0.049, 0.2, 0.3])
     learner, points = OFS(eps=0.05).start(GRID), []
@@ -324,6 +334,9 @@ def test_the_sweep_knows_the_best_feasible_point_and_the_least_infeasible_one() 
         feasible = [k for k in range(len(GRID)) if violation[k] <= 0]
         best = max(feasible, key=lambda k: found.reward[k]) if feasible else int(violation.argmin())
         assert found.best(eps, rho_min, rho_max) == best
+    alone = [sweep(loop, [cut], range(3), rounds=100) for cut in GRID]  # the same start for all
+    for name in found._fields:
+        assert getattr(found, name).tolist() == [getattr(one, name)[0] for one in alone]
 
 
 def test_bad_input_is_refused_by_name() -> None:
@@ -341,6 +354,13 @@ def test_bad_input_is_refused_by_name() -> None:
         ("groups", lambda: Scored(np.array([0.5, 0.6]), np.array([1, 1]), np.array([0, 1]))),
         ("outcomes", lambda: Scored(np.array([0.5, 0.6]), np.array([0, 1]), np.array([0, 2]))),
         ("rounds", lambda: sweep(Synthetic(), GRID, [0], rounds=1)),
+        (r"grid: .* \[0, 1\]", lambda: sweep(Synthetic(), np.array([0.5, 1.2]), [0], rounds=4)),
+        ("grid: .* increase", lambda: sweep(Synthetic(), np.array([0.7, 0.5]), [0], rounds=4)),
+        ("seeds", lambda: sweep(Synthetic(), GRID, [])), ("seeds", lambda: sweep(Synthetic(), GRID, 3)),
+        ("rounds=-1: must be at least 1", lambda: run(Synthetic(), OFS(), GRID, -1, [0])),
+        ("base=.*two finite numbers", lambda: Synthetic(base=(0.0, 0.0, 1.0))),
+        ("base=1.0", lambda: Synthetic(base=1.0)), ("base: must be", lambda: Synthetic(base=("a", "b"))),
+        ("base=", lambda: Synthetic(base=(0.0, np.nan))),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=name):
             bad()

@@ -119,7 +119,8 @@ def test_a_network_learns_a_bent_world_better_than_logistic_regression(seed: int
 def test_data_that_cannot_be_fitted_are_refused() -> None:
     x, a, y = np.zeros((3, 2)), np.array([0, 1, 1]), np.array([0.0, 1.0, 1.0])
     for args, message in (
-        ((np.where(np.eye(3, 2) > 0, np.nan, 0.0), a, y, 2), "contexts: must be finite, are not in row 0"),
+        ((np.where(np.eye(3, 2) > 0, np.nan, 0.0), a, y, 2), "contexts: must be finite, .* are not in row 0"),
+        ((np.where(np.arange(6).reshape(3, 2) == 5, -1e200, 0.0), a, y, 2), r"at most 1e\+100, are not in row 2"),
         ((x[:0], a[:0], y[:0], 2), "at least one row"),
         ((x, a, y, 1), r"actions: must be 3 whole numbers in \[0, 0\]"),
         ((x, a, y + 0.5, 2), r"rewards: must be 3 numbers in \[0, 1\]"),
@@ -132,3 +133,13 @@ def test_data_that_cannot_be_fitted_are_refused() -> None:
         BoostingOracle().fit(x, a, y, 300)
     with pytest.raises(ValueError, match=r"contexts: must have shape \[n, 2\]"):
         RidgeOracle().fit(x, a, y, 2).predict(np.zeros((1, 3)))
+    for oracle in ORACLES:
+        rng = np.random.default_rng(0)
+        x, a, y = rng.normal(size=(60, 2)), rng.integers(0, 2, 60), rng.random(60)
+        model = oracle.fit(x, a, y, 2)
+        with pytest.raises(ValueError, match="contexts: must be finite, and at most"):
+            model.predict([[0.0, 1e200]])
+        assert np.isfinite(model.predict([[1e100, -1e100]])).all()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            assert np.isfinite(oracle.fit(1e99 * x, a, y, 2).predict([[1e100, -1e100]])).all()

@@ -264,6 +264,21 @@ def test_a_split_trains_on_its_random_slice_alone_and_states_both_ways_to_an_act
     assert np.unique(log.probabilities.round(9)).tolist() == [0.0625, 0.8125]
 
 
+def test_a_model_that_is_older_than_its_window_says_so() -> None:
+    served = Generations(RidgeOracle(), EpsilonSplit(1e-6), 2, 1, window=1)
+    for trained_on, outdated in (((), 0), ((0,), 0), ((0,), 1), ((0,), 2), ((0,), 3), ((4,), 0)):
+        assert (served.trained_on, served.outdated) == (trained_on, outdated)
+        if outdated == 3:
+            served.rule = EpsilonSplit(1.0)  # from now on every row trains
+        log = served.serve(np.zeros((20, 1)))
+        served.close(0.5 * log.actions)
+    late = Generations(RidgeOracle(), SquareCB(), 2, 1, window=1, delay=2)
+    for _ in range(2):  # nothing is released yet, which is not to be out of date
+        late.serve([[0.0]])
+        late.close([1.0])
+    assert late.trained_on == () and late.outdated == 0
+
+
 def test_generations_refuse_what_is_out_of_order_or_range() -> None:
     served = Generations(RidgeOracle(), SquareCB(), 2, 1)
     with pytest.raises(ValueError, match="no generation is open"):
@@ -281,7 +296,11 @@ def test_generations_refuse_what_is_out_of_order_or_range() -> None:
     for rewards in ([1.0], [0.5, 1.5], [0.5, np.nan]):
         with pytest.raises(ValueError, match=r"rewards: must be 2 numbers in \[0, 1\]"):
             served.close(rewards)
+    with pytest.raises(ValueError, match="rewards: must be an array of numbers"):
+        served.close(["a", "b"])
     served.close([0.0, 1.0])
+    with pytest.raises(ValueError, match="probabilities: there are none"):
+        served.serve(np.zeros((0, 1))).entropy()
     for bad in ({"window": 0}, {"delay": -1}, {"seed": -1}):
         with pytest.raises(ValueError, match="must be"):
             Generations(RidgeOracle(), SquareCB(), 2, 1, **bad)  # type: ignore[arg-type]
@@ -321,6 +340,9 @@ def test_payments_have_the_stated_rates_masks_and_common_luck() -> None:
     for bad in ({"base_rate": 1.0}, {"feasible": 0.0}, {"actions": 0}, {"nonlinearity": -1.0}):
         with pytest.raises(ValueError, match="must be"):
             Payments(**bad)  # type: ignore[arg-type]
+    for rate in ("a", 0.0, 1.0, math.nan):
+        with pytest.raises(ValueError, match=f"base_rate={rate!r}: must be a number in"):
+            Payments(base_rate=rate)  # type: ignore[arg-type]
 
 
 def test_digits_reward_the_right_name() -> None:

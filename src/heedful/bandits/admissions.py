@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.auditors import Panel, most_unfair
-from heedful.bandits.base import between, whole
+from heedful.bandits.base import between, numbers_of, whole
 from heedful.bandits.classification_oracles import ClassificationOracle
 from heedful.bandits.linear_rules import LinearRules
 from heedful.bandits.one_sided import Labels, OneSidedLearner, OneSidedMethod
@@ -26,11 +26,13 @@ class Applicants:
     """A pool from which people are drawn with replacement.
 
     Attributes:
-        features: float64 ``[N, d]``, in [0, 1]; the last says who belongs to the group that biased rules favour.
+        features: float64 ``[N, d]``, in [0, 1], N at least 1; the last says who belongs to the group that biased rules
+            favour.
         labels: int64 ``[N]``, 1 good, 0 bad.
-        good_rate: share of good people among those who arrive, in (0, 1); None: as in the pool.
+        good_rate: share of good people among those who arrive, in [0, 1]; None: as in the pool.
 
-    Raises ValueError for numbers out of range, and labels that are not 0 or 1.
+    Raises ValueError for other shapes, numbers out of range, labels that are not 0 or 1, and a good rate for a pool
+    that lacks good or bad people.
     """
 
     features: Floats
@@ -38,14 +40,19 @@ class Applicants:
     good_rate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.features.ndim != 2 or self.labels.shape != (len(self.features),):
-            raise ValueError("features: must have shape [N, d], and labels [N]")
+        for name in ("features", "labels"):
+            object.__setattr__(self, name, numbers_of(name, getattr(self, name)))
+        if self.features.ndim != 2 or self.labels.shape != (len(self.features),) or not len(self.labels):
+            raise ValueError("features: must have shape [N, d] with at least one person, and labels [N]")
         if not ((self.features >= 0) & (self.features <= 1)).all():
             raise ValueError("features: must be in [0, 1]")
         if not np.isin(self.labels, (0, 1)).all():
             raise ValueError("labels: must be 0 or 1")
+        object.__setattr__(self, "labels", self.labels.astype(np.int64))
         if self.good_rate is not None:
             between("good_rate", self.good_rate, 0.0, 1.0)
+            if self.labels.min() == self.labels.max():
+                raise ValueError(f"good_rate={self.good_rate}: must be None for a pool that lacks good or bad people")
 
     def draw(self, rounds: int, people: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """int64 ``[rounds, people]``: who arrives."""
@@ -134,7 +141,7 @@ def run(
         rounds: how many.
         seed: of arrivals and of the learner; arrivals are the same for all methods.
         people: k, how many arrive in a round.
-        prior: losses to begin with, float64 ``[H]``.
+        prior: losses to begin with, float64 ``[H]``; None: 0, and for methods that take none.
 
     Raises ValueError as the parts do.
     """

@@ -64,21 +64,68 @@ def most_unfair(treatment: Floats, tolerances: Floats, alpha: float) -> tuple[in
     return (a, b) if a >= 0 else None
 
 
-def pooled(distances: ArrayLike, gamma: float) -> Floats:
-    """The distance that decides for the panel: float64 ``[..., k, k]`` from distances ``[..., m, k, k]``.
-
-    Raises ValueError for an empty panel, distances outside [0, 1] and gamma outside (0, 1]; warns if they are not
-    symmetric.
-    """
-    array = np.asarray(distances, dtype=np.float64)
-    if array.ndim < 3 or array.shape[-3] == 0:
-        raise ValueError("distances: must have shape [m, k, k], with at least one auditor")
+def _checked(distances: ArrayLike, axes: int) -> Floats:
+    """float64 ``[..., m, k, k]`` of at least so many axes. Raises ValueError, and warns, as :func:`pooled`."""
+    array = numbers_of("distances", distances)
+    if array.ndim < axes or array.shape[-3] == 0 or array.shape[-2] != array.shape[-1]:
+        shape = "[T, m, k, k]" if axes == 4 else "[m, k, k]"
+        raise ValueError(f"distances: must have shape {shape}, with at least one auditor, has {list(array.shape)}")
     if not ((array >= 0) & (array <= 1)).all():
         raise ValueError("distances: must be in [0, 1]")
     if not np.allclose(array, np.swapaxes(array, -1, -2)):
-        warnings.warn("distances: are not symmetric", stacklevel=2)
-    between("gamma", gamma, 0.0, 1.0, open_low=True)
+        warnings.warn("distances: are not symmetric", stacklevel=3)
+    return array
+
+
+def pooled(distances: ArrayLike, gamma: float) -> Floats:
+    """The distance that decides for the panel: float64 ``[..., k, k]`` from distances ``[..., m, k, k]``.
+
+    Raises ValueError for other shapes, an empty panel, distances outside [0, 1] and gamma outside (0, 1]; warns if
+    distances are not symmetric.
+    """
+    array, gamma = _checked(distances, 3), between("gamma", gamma, 0.0, 1.0, open_low=True)
     return np.sort(array, axis=-3)[..., rank_of(gamma, array.shape[-3]), :, :]
+
+
+def frontier(treatments: ArrayLike, distances: ArrayLike, alphas: ArrayLike, gammas: ArrayLike) -> Floats:
+    """In which share of logged rounds auditors would have reported a pair, had they been asked otherwise.
+
+    Their distances are all that it takes, whoever they were and whether or not they were the same in every round; of a
+    :class:`Panel` see :meth:`Panel.frontier`.
+
+    Args:
+        treatments: float64 ``[T, k]``, in [0, 1]: the logged policies, T of at least 1.
+        distances: float64 ``[T, m, k, k]``, in [0, 1]: the logged distances.
+        alphas: float64 ``[A]``, or a number, in [0, 1]: what would be tolerated beyond distances.
+        gammas: float64 ``[G]``, or a number, in (0, 1]: the share of auditors that would have to see a violation.
+
+    Returns:
+        float64 ``[A, G]``, in [0, 1].
+
+    Raises ValueError for other shapes, an empty log or panel, and numbers out of range; warns if distances are not
+    symmetric.
+    """
+    policies, sorted_ = numbers_of("treatments", treatments), np.sort(_checked(distances, 4), axis=1)
+    if policies.ndim != 2 or not policies.size:
+        raise ValueError(f"treatments: must have shape [T, k], both at least 1, has {list(policies.shape)}")
+    if not ((policies >= 0) & (policies <= 1)).all():
+        raise ValueError("treatments: must be in [0, 1]")
+    (rounds, k), members = policies.shape, sorted_.shape[1]
+    if sorted_.shape != (rounds, members, k, k):
+        raise ValueError(f"distances: must have shape [{rounds}, m, {k}, {k}], has {list(sorted_.shape)}")
+    allowed, shares = numbers_of("alphas", alphas), numbers_of("gammas", gammas)
+    for name, values in (("alphas", allowed), ("gammas", shares)):
+        if values.ndim != 1:
+            raise ValueError(f"{name}: must be a list of numbers, has shape {list(values.shape)}")
+        for value in values.tolist():
+            between(name, value, 0.0, 1.0, open_low=name == "gammas")
+    gaps = policies[:, :, None] - policies[:, None, :]
+    gaps[:, np.eye(k, dtype=np.bool_)] = -np.inf
+    found = np.empty((len(allowed), len(shares)))
+    for j, gamma in enumerate(shares):
+        worst = (gaps - sorted_[:, rank_of(gamma, members)]).max(axis=(1, 2))
+        found[:, j] = (worst > allowed[:, None]).mean(axis=1)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,17 +220,23 @@ class Panel:
             raise ValueError(f"treatment: must be {len(tolerances)} numbers in [0, 1], one for each person")
         return most_unfair(policy, tolerances, float(self.alpha))
 
+    def frontier(self, people: ArrayLike, treatments: ArrayLike, alphas: ArrayLike, gammas: ArrayLike) -> Floats:
+        """In which share of logged rounds its members would have reported a pair, had they been asked otherwise.
 
-def frontier(treatments: Floats, distances: Floats, alphas: ArrayLike, gammas: ArrayLike) -> Floats:
-    """float64 ``[alphas, gammas]``: in which share of logged rounds a panel would have reported, had it been asked so.
+        Args:
+            people: float64 ``[T, k, d]``, finite: who arrived, T of at least 1.
+            treatments: float64 ``[T, k]``, in [0, 1]: the probability with which the policy accepted each.
+            alphas: float64 ``[A]``, or a number, in [0, 1]: in place of ``alpha``.
+            gammas: float64 ``[G]``, or a number, in (0, 1]: in place of ``gamma``.
 
-    Args:
-        treatments: float64 ``[T, k]``: logged policies.
-        distances: float64 ``[T, m, k, k]``: logged distances.
-        alphas, gammas: what to try; raises ValueError as :func:`pooled`.
-    """
-    alphas, gaps = np.asarray(alphas, dtype=np.float64), treatments[:, :, None] - treatments[:, None, :]
-    worst = [
-        (gaps - pooled(distances, float(g)) - 2 * np.eye(gaps.shape[1])).max(axis=(1, 2)) for g in np.ravel(gammas)
-    ]
-    return np.array([[(excess > alpha).mean() for excess in worst] for alpha in alphas])
+        Returns:
+            float64 ``[A, G]``, in [0, 1].
+
+        Raises ValueError for other shapes, an empty log, and numbers out of range.
+        """
+        rounds, policies = numbers_of("people", people), numbers_of("treatments", treatments)
+        if rounds.ndim != 3 or not len(rounds):
+            raise ValueError(f"people: must have shape [T, k, d], with at least one round, has {list(rounds.shape)}")
+        if policies.shape != rounds.shape[:2]:
+            raise ValueError(f"treatments: must have shape {list(rounds.shape[:2])}, has {list(policies.shape)}")
+        return frontier(policies, np.stack([self.distances(each) for each in rounds]), alphas, gammas)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
 from heedful.bandits.base import between, whole
-from heedful.bandits.exp3 import draw
+from heedful.bandits.exp3 import add_estimates, draw
 from heedful.bandits.kernels import refused
 
 
@@ -51,12 +51,6 @@ def choose(logs, held, drawn, words, feasible, gamma, batch, step, actions, chan
         held[s, 1] -= 1
         actions[i], chances[i] = held[s, 0], drawn[s, held[s, 0]]
     return 0
-
-
-@numba.njit(cache=True, nogil=True)
-def learn(logs, actions, chances, rewards, share):  # type: ignore[no-untyped-def]
-    for s in range(len(actions)):
-        logs[s, actions[s]] += share * rewards[s] / (chances[s] * logs.shape[1])
 
 
 @dataclass(frozen=True)
@@ -95,4 +89,4 @@ class BatchedEXP3(ArmMethod):
         return choose(logs, held, drawn, words, feasible, gamma, batch, step, actions, chances), None
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
-        learn(state.logs, actions, chances, rewards, float(self.gamma) / self.batch)
+        add_estimates(state.logs, actions, chances, rewards, float(self.gamma) / self.batch)

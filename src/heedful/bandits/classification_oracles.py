@@ -19,8 +19,8 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import between
-from heedful.bandits.linear_rules import Bits, Floats, LinearRules
+from heedful.bandits.base import between, numbers_of
+from heedful.bandits.linear_rules import Bits, Floats, LinearRules, accepts
 
 
 class Hypotheses(NamedTuple):
@@ -31,7 +31,7 @@ class Hypotheses(NamedTuple):
 
     def predict(self, people: Floats) -> Bits:
         """int8 ``[B, k]``: 1 where a rule accepts a person; people: float64 ``[k, d]``."""
-        return (self.weights @ people.T >= self.offsets[:, None]).view(np.int8)
+        return accepts(self.weights, self.offsets, people)
 
 
 Solver = Callable[[Floats], Hypotheses]
@@ -46,16 +46,16 @@ class ClassificationOracle:
         separator: float64 ``[D, d]``, finite: people on whom any two rules of the class differ somewhere, such as all
             who will ever arrive (the transductive set); perturbations are put on them.
 
-    Raises ValueError for separators of another shape.
+    Raises ValueError for separators of another shape, and numbers that are not finite.
     """
 
     separator: Floats
 
     def __post_init__(self) -> None:
-        array = np.asarray(self.separator)
-        if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        array = numbers_of("separator", self.separator)
+        if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
             raise ValueError("separator: must be finite numbers of shape [D, d], both at least 1")
-        object.__setattr__(self, "separator", np.ascontiguousarray(array, dtype=np.float64))
+        object.__setattr__(self, "separator", array)
 
     @property
     def features(self) -> int:
@@ -75,7 +75,7 @@ class ClassificationOracle:
 
         Raises ValueError for other shapes and numbers that are not finite.
         """
-        x, w = np.asarray(contexts, dtype=np.float64), np.atleast_2d(np.asarray(weights, dtype=np.float64))
+        x, w = numbers_of("contexts", contexts), np.atleast_2d(numbers_of("weights", weights))
         if x.ndim != 2 or x.shape[1] != self.features or len(x) == 0 or not np.isfinite(x).all():
             raise ValueError(f"contexts: must be finite numbers of shape [N, {self.features}], N at least 1")
         if w.ndim != 2 or w.shape[1] != len(x) or not np.isfinite(w).all():

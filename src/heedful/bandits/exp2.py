@@ -83,7 +83,43 @@ def exploration(explore: Exploration, bits: Bits) -> Floats:
 
 
 @dataclass(frozen=True)
-class Exp2(OneSidedMethod):
+class ExponentialWeights(OneSidedMethod):
+    """Methods that weigh rules exponentially by estimated losses.
+
+    Attributes:
+        rounds: T, for which the defaults are set, at least 1.
+        penalty: C, the price of a report, at least 0; None: ``T^(1/5)``.
+        eta: learning rate, at least 0; None: ``sqrt(log H / T) / (k + 2 C)``.
+    """
+
+    rounds: int = 2000
+    penalty: float | None = None
+    eta: float | None = None
+
+    def __post_init__(self) -> None:
+        whole("rounds", self.rounds)
+        for name in ("penalty", "eta"):
+            if getattr(self, name) is not None:
+                between(name, getattr(self, name), 0.0)
+
+    @property
+    def price(self) -> float:
+        """C, with its default filled in."""
+        return self.rounds**0.2 if self.penalty is None else float(self.penalty)
+
+    def rate(self, rules: int, people: int) -> float:
+        """eta for H rules and k people, with its default filled in."""
+        if self.eta is not None:
+            return float(self.eta)
+        return float(np.sqrt(np.log(rules) / self.rounds) / (people + 2 * self.price))
+
+    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
+        _, bits, accepted, inverse = kept
+        add_losses(state.losses, bits, accepted, inverse, labels, pairs, self.price)
+
+
+@dataclass(frozen=True)
+class Exp2(ExponentialWeights):
     """Exponential weights over the rules.
 
     Attributes:
@@ -96,40 +132,28 @@ class Exp2(OneSidedMethod):
     """
 
     name: ClassVar[str] = "exp2"
-    rounds: int = 2000
-    penalty: float | None = None
-    eta: float | None = None
     mix: float | None = None
     explore: Exploration = "accept-all"
 
     def __post_init__(self) -> None:
-        whole("rounds", self.rounds)
-        for name, high in (("penalty", np.inf), ("eta", np.inf), ("mix", 1.0)):
-            if getattr(self, name) is not None:
-                between(name, getattr(self, name), 0.0, high)
+        super().__post_init__()
+        if self.mix is not None:
+            between("mix", self.mix, 0.0, 1.0)
         if self.explore not in get_args(Exploration):
             raise ValueError(f"explore={self.explore!r}: must be accept-all, uniform or john")
 
-    def settings(self, rules: int, people: int) -> tuple[float, float, float]:
-        """C, eta and mix, with defaults filled in."""
-        penalty = self.rounds**0.2 if self.penalty is None else float(self.penalty)
-        log = np.log(rules)
-        eta = np.sqrt(log / self.rounds) / (people + 2 * penalty) if self.eta is None else self.eta
-        mix = min(0.5, np.sqrt(people * log / self.rounds)) if self.mix is None else self.mix
-        return penalty, float(eta), float(mix)
+    def share(self, rules: int, people: int) -> float:
+        """mix for H rules and k people, with its default filled in."""
+        return min(0.5, float(np.sqrt(people * np.log(rules) / self.rounds))) if self.mix is None else float(self.mix)
 
     def bound(self, rules: int, people: int) -> float:
         """What the expected Lagrangian regret over ``rounds`` rounds is at most; infinite where no theorem speaks."""
-        penalty, eta, mix = self.settings(rules, people)
+        penalty, eta, mix = self.price, self.rate(rules, people), self.share(rules, people)
         if self.explore != "accept-all" or not 0 < mix < 1 or eta <= 0 or eta * (people / mix + penalty) > 1:
             return float("inf")
         spread = people**2 / (1 - mix) + penalty**2
         return np.log(rules) / eta + 2 * eta * self.rounds * spread + mix * self.rounds * (people + 2 * penalty)
 
     def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
-        _, eta, mix = self.settings(*bits.shape[1:])
+        eta, mix = self.rate(*bits.shape[1:]), self.share(*bits.shape[1:])
         return act_by_weights(state.losses, bits, eta, mix, exploration(self.explore, bits), uniforms(state.rngs))
-
-    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
-        _, bits, accepted, inverse = kept
-        add_losses(state.losses, bits, accepted, inverse, labels, pairs, self.settings(*bits.shape[1:])[0])

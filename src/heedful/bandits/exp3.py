@@ -60,9 +60,10 @@ def _choose(logs, words, feasible, gamma, step, actions, chances):  # type: igno
 
 
 @numba.njit(cache=True, nogil=True)
-def _learn(logs, actions, chances, rewards, gamma):  # type: ignore[no-untyped-def]
+def add_estimates(logs, actions, chances, rewards, rate):  # type: ignore[no-untyped-def]
+    """Adds ``rate * r / (p K)`` to the logarithm of the weight of the action played, in every lane."""
     for s in range(len(actions)):
-        logs[s, actions[s]] += gamma * rewards[s] / (chances[s] * logs.shape[1])
+        logs[s, actions[s]] += rate * rewards[s] / (chances[s] * logs.shape[1])
 
 
 @dataclass(frozen=True)
@@ -92,4 +93,4 @@ class EXP3(ArmMethod):
         return _choose(state.logs, state.words, feasible, float(self.gamma), step, actions, chances), None
 
     def learn(self, state: Any, contexts: Any, actions: Any, chances: Any, rewards: Any) -> None:
-        _learn(state.logs, actions, chances, rewards, float(self.gamma))
+        add_estimates(state.logs, actions, chances, rewards, float(self.gamma))

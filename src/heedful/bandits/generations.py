@@ -7,13 +7,12 @@ Vangara, Egg, "Contextual Bandits in Payment Processing: Non-uniform Exploration
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import whole
+from heedful.bandits.base import numbers_of, whole
 from heedful.bandits.exploring import Rule, draw, mask_of
 from heedful.bandits.oracle_policies import EpsilonSplit
 from heedful.bandits.oracles import Model, Oracle, check_contexts
@@ -56,8 +55,10 @@ class Log:
         return self.scores[np.arange(len(self.actions)), self.actions]
 
     def entropy(self) -> float:
-        """The mean entropy of the probabilities, in nats."""
+        """The mean entropy of the probabilities, in nats. Raises ValueError for a generation without requests."""
         p = self.probabilities
+        if not len(p):
+            raise ValueError("probabilities: there are none in a generation without requests")
         return float(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=1).mean())
 
 
@@ -69,7 +70,9 @@ class Generations:
         rule: what turns its predictions into probabilities.
         actions: K.
         features: d.
-        window: of the released logs, so many train the next model; None: all.
+        window: of the released logs, so many train the next model; None: all. If none of these holds a row to train on,
+            as may happen with :class:`~heedful.bandits.oracle_policies.EpsilonSplit`, the model before serves on,
+            although it knows older logs than the window has; ``outdated`` says for how many generations.
         delay: a log is released so many generations late; 0: before the next one.
         seed: of what it draws.
 
@@ -104,6 +107,9 @@ class Generations:
         """The model that serves; None while there is nothing to learn from."""
         self.trained_on: tuple[int, ...] = ()
         """The generations that it was fitted to."""
+        self.outdated = 0
+        """For how many generations in a row the released logs of the window have held no row to train on, so that the
+        model is that much older than the window says; 0 while it was fitted to what the window holds now."""
 
     def probabilities(self, contexts: ArrayLike, feasible: ArrayLike | None = None) -> tuple[Floats, Floats]:
         """Predictions and probabilities, both float64 ``[n, K]``, of the policy that serves now.
@@ -158,7 +164,7 @@ class Generations:
         """
         if self._open is None:
             raise ValueError("rewards: no generation is open; serve one first")
-        y = np.asarray(rewards, dtype=np.float64)
+        y = numbers_of("rewards", rewards)
         if y.shape != self._open.rewards.shape or not ((y >= 0) & (y <= 1)).all():
             raise ValueError(f"rewards: must be {len(self._open.rewards)} numbers in [0, 1]")
         log = replace(self._open, rewards=y)
@@ -169,47 +175,79 @@ class Generations:
         return log
 
     def _refit(self) -> None:
-        """From scratch, to the last ``window`` of the logs that are released by now."""
+        """From scratch, to the last ``window`` of the logs that are released by now, if they hold rows to train on."""
         released = [log for log in self._logs if log.generation < self.generation - self.delay]
         used = released if self.window is None else released[-self.window :]
         rows = [log.trains for log in used]
-        if not sum(part.sum() for part in rows):
+        if not any(part.any() for part in rows):
+            self.outdated += bool(used)
             return
         x, a, y = (
             np.concatenate([getattr(log, name)[part] for log, part in zip(used, rows)])
             for name in ("contexts", "actions", "rewards")
         )
         self.model = self.oracle.fit(x, a, y, self.actions)
-        self.trained_on = tuple(log.generation for log in used)
+        self.trained_on, self.outdated = tuple(log.generation for log in used), 0
 
 
 def calibration_error(predicted: ArrayLike, rewards: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error: over bins of equal count of predictions, the mean distance between what was
     predicted and what came, in [0, 1] for both in [0, 1].
 
-    Raises ValueError unless both are as many numbers, at least one.
+    Args:
+        predicted, rewards: float64 ``[n]``, finite, n at least 1.
+        bins: at least 1; of n of them at most.
+
+    Raises ValueError for other shapes, and for numbers that are not finite or out of range.
     """
-    p, y = np.asarray(predicted, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
+    p, y = numbers_of("predicted", predicted), numbers_of("rewards", rewards)
     if p.ndim != 1 or p.shape != y.shape or not len(p):
         raise ValueError(f"predicted: must be as many numbers as rewards, is {list(p.shape)} for {list(y.shape)}")
-    parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
+    for name, array in (("predicted", p), ("rewards", y)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: must be finite, are not in row {int(np.isfinite(array).argmin())}")
+    parts = np.array_split(np.argsort(p, kind="stable"), min(whole("bins", bins), len(p)))
     return float(sum(abs(p[part].mean() - y[part].mean()) * len(part) for part in parts) / len(p))
 
 
-def oscillation(regrets: Sequence[float]) -> float:
-    """The mean over generations of how far regret lies above the least regret of an earlier generation."""
-    r = np.asarray(regrets, dtype=np.float64)
+def oscillation(regrets: ArrayLike) -> float:
+    """The mean over generations of how far regret lies above the least regret of an earlier generation.
+
+    Args:
+        regrets: float64 ``[generations]``, finite.
+
+    Returns:
+        at least 0; 0 for fewer than two generations.
+
+    Raises ValueError for another shape and numbers that are not finite.
+    """
+    r = _regrets(regrets)
     if len(r) < 2:
         return 0.0
     return float(np.maximum(0.0, r[1:] - np.minimum.accumulate(r)[:-1]).mean())
 
 
-def turning(regrets: Sequence[float]) -> float:
-    """Autocorrelation at lag 1 of changes in regret; negative where it swings. NaN for fewer than four generations or
-    a regret that never changes."""
-    changes = np.diff(np.asarray(regrets, dtype=np.float64))
+def turning(regrets: ArrayLike) -> float:
+    """Autocorrelation at lag 1 of changes in regret; negative where it swings.
+
+    Args:
+        regrets: float64 ``[generations]``, finite.
+
+    Returns:
+        in [-1, 1]; NaN for fewer than four generations or a regret that never changes.
+
+    Raises ValueError for another shape and numbers that are not finite.
+    """
+    changes = np.diff(_regrets(regrets))
     if len(changes) < 3:
         return float("nan")
     centred = changes - changes.mean()
     total = float(centred @ centred)
     return float(centred[1:] @ centred[:-1]) / total if total else float("nan")
+
+
+def _regrets(values: ArrayLike) -> Floats:
+    array = numbers_of("regrets", values)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError("regrets: must be a list of finite numbers")
+    return array

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.arms import ArmMethod, Rewards
+from heedful.bandits.base import between, numbers_of, whole
 from heedful.bandits.lending_rounds import fico_round, pool_round, synthetic_round
 from heedful.bandits.populations import Floats, Scored, ScoreTable
 from heedful.bandits.streams import streams
+from heedful.bandits.thresholds import Outcomes, thresholds_of
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
@@ -123,8 +125,10 @@ class Synthetic(ClosedLoop):
         cohort, eta, u_plus, u_minus: see :class:`ClosedLoop`.
         beta: how strongly mean logits follow acceptance, any number.
         harm: how much inequality lowers both, at least 0.
-        base: mean logits of the two groups at rest, where they start.
+        base: mean logits of the two groups at rest, where they start; two finite numbers.
         share: of group 1 at first, in [0.05, 0.95].
+
+    Raises ValueError for numbers out of range, and for a base that is not of two groups.
     """
 
     beta: float = 0.4
@@ -137,8 +141,10 @@ class Synthetic(ClosedLoop):
         between("beta", self.beta, -np.inf)
         between("harm", self.harm, 0.0)
         between("share", self.share, 0.05, 0.95)
-        for value in self.base:
-            between("base", value, -np.inf)
+        base = numbers_of("base", self.base)
+        if base.shape != (2,) or not np.isfinite(base).all():
+            raise ValueError(f"base={self.base!r}: must be two finite numbers, the mean logits of the groups")
+        object.__setattr__(self, "base", tuple(base.tolist()))
 
     @property
     def at_first(self) -> tuple[float, float, float]:
@@ -247,7 +253,7 @@ class History(NamedTuple):
         return found if rho_max is None else np.maximum(found, self.expected_rate - rho_max)
 
 
-def run(loop: ClosedLoop, method: Any, grid: Floats, rounds: int, seeds: Sequence[int]) -> History:
+def run(loop: ClosedLoop, method: Any, grid: ArrayLike, rounds: int, seeds: Sequence[int]) -> History:
     """A method in a closed loop, a lane per seed, told of every cohort at once.
 
     Args:
@@ -255,15 +261,12 @@ def run(loop: ClosedLoop, method: Any, grid: Floats, rounds: int, seeds: Sequenc
         method: of kind ``thresholds``, or ``arms`` without context, for which each threshold is an arm and the reward,
             mapped from [-u_minus, u_plus] to [0, 1], is all that it is told.
         grid: float64 ``[K]``, increasing, in [0, 1].
-        rounds: how many.
-        seeds: of cohorts and of random methods.
+        rounds: how many, at least 1.
+        seeds: of cohorts and of random methods, each at least 0; at least one.
 
-    Raises ValueError as the parts do.
+    Raises ValueError for a grid that is empty, not increasing or outside [0, 1], and for other rounds and seeds.
     """
-    from heedful.bandits.arms import ArmMethod, Rewards
-    from heedful.bandits.thresholds import Outcomes, thresholds_of
-
-    grid, arms = thresholds_of(grid), isinstance(method, ArmMethod)
+    grid, rounds, arms = thresholds_of(grid), whole("rounds", rounds), isinstance(method, ArmMethod)
     state = loop.begin(seeds)
     learner = method.many(len(grid), seeds=seeds) if arms else method.many(grid, seeds=seeds)
     span = loop.u_plus + loop.u_minus
@@ -303,10 +306,24 @@ class Sweep(NamedTuple):
         return int(violation.argmin())
 
 
-def sweep(loop: ClosedLoop, grid: Floats, seeds: Sequence[int], rounds: int = 500) -> Sweep:
-    """Every threshold of the grid alone in the same loop from the same start, for every seed."""
-    rounds = whole("rounds", rounds, least=2)
-    state, cuts = loop.begin([seed for seed in seeds for _ in grid]), np.tile(grid, len(seeds))
+def sweep(loop: ClosedLoop, grid: ArrayLike, seeds: Sequence[int], rounds: int = 500) -> Sweep:
+    """Every threshold of the grid alone in the same loop from the same start, for every seed.
+
+    Args:
+        loop: where.
+        grid: float64 ``[K]``, increasing, in [0, 1].
+        seeds: of cohorts, each at least 0; at least one.
+        rounds: how many each threshold is played, at least 2; the first half is left out of the means.
+
+    Returns:
+        float64 ``[K]`` each.
+
+    Raises ValueError for a grid that is empty, not increasing or outside [0, 1], and for other rounds and seeds.
+    """
+    grid, rounds = thresholds_of(grid), whole("rounds", rounds, least=2)
+    start = loop.begin(seeds)
+    state = Loop(np.repeat(start.population, len(grid), axis=0), np.repeat(start.words, len(grid), axis=0))
+    cuts = np.tile(grid, len(seeds))
     out, total = np.empty((len(cuts), 8)), np.zeros((len(cuts), 8))
     for t in range(rounds):
         loop.play(state, cuts, out)

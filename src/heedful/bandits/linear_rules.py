@@ -14,6 +14,11 @@ Floats = NDArray[np.float64]
 Bits = NDArray[np.int8]
 
 
+def accepts(weights: Floats, offsets: Floats, people: Floats) -> Bits:
+    """int8 ``[H, k]``: 1 where ``weights . x >= offset``; float64 ``[H, d]``, ``[H]`` and people ``[k, d]``."""
+    return (weights @ people.T >= offsets[:, None]).view(np.int8)
+
+
 @dataclass(frozen=True, eq=False)
 class LinearRules:
     """Rules ``weights . x >= offset``, which contain the two constants: rule 0 accepts all, rule 1 rejects all.
@@ -87,4 +92,4 @@ class LinearRules:
 
     def predict(self, people: Floats) -> Bits:
         """int8 ``[H, k]``: 1 where a rule accepts a person; people: float64 ``[k, d]``."""
-        return (self.weights @ people.T >= self.offsets[:, None]).view(np.int8)
+        return accepts(self.weights, self.offsets, people)

@@ -43,6 +43,13 @@ def _finite(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Floats:
     return array
 
 
+def _distributions(name: str, array: Floats) -> Floats:
+    """The same, float64 ``[n, K]``. Raises ValueError, naming it, for rows that are no probabilities."""
+    if not ((array >= 0).all() and np.allclose(array.sum(axis=1), 1.0, rtol=0, atol=1e-6)):
+        raise ValueError(f"{name}: rows must be probabilities that sum to 1")
+    return array
+
+
 def _actions(values: ArrayLike, number: int) -> NDArray[np.int64]:
     """Numbers of actions as int64 ``[n]``. Raises ValueError for another shape, none, and what is no action."""
     array = np.asarray(values)
@@ -88,17 +95,21 @@ class Estimate:
         """The 95 % interval, Student's, of the estimate linearised.
 
         Args:
-            blocks: ``[n]``: rows of one block (a day, a user) stand or fall together; None: each on its own.
+            blocks: ``[n]``, numbers or texts: rows of one block (a day, a user) stand or fall together; None: each on
+                its own.
 
-        Raises ValueError for blocks of another length, or fewer than two of them.
+        Raises ValueError for blocks of another length, what is no label, and fewer than two of them.
         """
         n = len(self.numerators)
         residuals = (self.numerators - self.value * self.denominators) / self.denominators.mean()
         if blocks is not None:
-            labels = np.asarray(blocks)
+            try:
+                labels = np.asarray(blocks)
+                _, which = np.unique(labels, return_inverse=True)
+            except (TypeError, ValueError):  # of unequal length, or of kinds that cannot be told apart by order
+                raise ValueError(f"blocks: must be {n} labels, all of them numbers or all of them texts") from None
             if labels.shape != (n,):
                 raise ValueError(f"blocks: must be {n} labels, has shape {list(labels.shape)}")
-            which = np.unique(labels, return_inverse=True)[1]
             residuals = np.bincount(which, weights=residuals)
         count = len(residuals)
         if count < 2:
@@ -124,11 +135,24 @@ class Support:
     uncovered: float
 
     @classmethod
-    def of(cls, weights: Floats, uncovered: float = 0.0) -> Support:
-        """Of weights float64 ``[n]``, none of them below 0."""
-        squares = float((weights**2).sum())
-        ess = float(weights.sum()) ** 2 / squares if squares else 0.0
-        return cls(ess, float(weights.max()), float(weights.mean()), uncovered)
+    def of(cls, weights: ArrayLike, uncovered: float = 0.0) -> Support:
+        """What weights say.
+
+        Args:
+            weights: float64 ``[n]``, finite, at least 0; n of at least 1.
+            uncovered: in [0, 1].
+
+        Raises ValueError for another shape and numbers out of range.
+        """
+        w = numbers_of("weights", weights)
+        w = _finite("weights", w, (w.size,))
+        if not len(w) or (w < 0).any():
+            raise ValueError("weights: must be at least one number, and all at least 0")
+        between("uncovered", uncovered, 0.0, 1.0)
+        most = float(w.max())
+        shares = w / most if most else w  # whose squares are finite
+        ess = float(shares.sum()) ** 2 / float((shares**2).sum()) if most else 0.0
+        return cls(ess, most, float(w.mean()), uncovered)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -203,10 +227,7 @@ class Logged:
         return self._weights(self._policy(policy), clip)
 
     def _policy(self, policy: ArrayLike) -> Floats:
-        array = _finite("policy", policy, (len(self.actions), self.covered.shape[-1]))
-        if not ((array >= 0).all() and np.allclose(array.sum(axis=1), 1.0, rtol=0, atol=1e-6)):
-            raise ValueError("policy: rows must be probabilities that sum to 1")
-        return array
+        return _distributions("policy", _finite("policy", policy, (len(self.actions), self.covered.shape[-1])))
 
     def _weights(self, policy: Floats, clip: float | None) -> Floats:
         w: Floats = policy[np.arange(len(policy)), self.actions] / self.propensities
@@ -216,7 +237,7 @@ class Logged:
         """How far the log carries a policy. Raises ValueError as :meth:`weights`."""
         policy = self._policy(policy)
         uncovered = float(np.where(self.covered, 0.0, policy).sum(axis=1).mean())
-        return Support.of(self._weights(policy, None), uncovered)
+        return Support.of(self._weights(policy, None), min(1.0, uncovered))  # rows may sum to a little more than 1
 
     def estimates(
         self, policy: ArrayLike, predicted: ArrayLike | None = None, clip: float | None = None
@@ -257,12 +278,13 @@ class Plays:
 def plays(probabilities: ArrayLike, actions: ArrayLike) -> Plays:
     """Expected and realised plays of every action, from float64 ``[n, K]`` and int64 ``[n]``.
 
-    Raises ValueError for other shapes, unknown actions and probabilities that are not finite.
+    Raises ValueError for other shapes, unknown actions and rows that are no probabilities.
     """
     given = numbers_of("probabilities", probabilities)
     if given.ndim != 2:
         raise ValueError(f"probabilities: must have shape [n, K], has {list(given.shape)}")
     array, done = _finite("probabilities", given, given.shape), _actions(actions, given.shape[1])
+    _distributions("probabilities", array)
     if len(done) != len(array):
         raise ValueError(f"actions: must have shape [{len(array)}], has [{len(done)}]")
     return Plays(array.sum(axis=0), np.bincount(done, minlength=array.shape[1]))

@@ -81,8 +81,9 @@ class OFS(Constrained):
         scale: standard deviation of one cohort's numbers, at least 0 (0.2 does for 200 people), or ``"auto"``.
         discount: what the past weighs after each outcome, in (0, 1]; for slow drift.
         window: only so many outcomes are remembered; None: all; for slow drift.
-        burn_in: after a change of threshold so many outcomes are left out of the averages, and the threshold is kept
-            until one has come in, so that means speak of the population that has settled.
+        burn_in: after a change of threshold the outcomes of so many decisions are left out of the averages, so that
+            means speak of the population that has settled. The threshold is kept for these decisions and for one more,
+            whose outcome counts. Decisions are counted, whether or not their outcomes have come.
         lipschitz: rewards, gaps and rates differ by at most this times the distance of two thresholds, so that
             neighbours speak for each other; at least 0; None: they do not.
     """

@@ -140,6 +140,8 @@ class OneSidedMethod(Method):
     """Whether its decisions are drawn with probabilities that it knows."""
     takes_optimiser: ClassVar[bool] = False
     """Whether its rules may be known through an optimiser alone."""
+    takes_prior: ClassVar[bool] = True
+    """Whether it keeps losses of rules, with which it may begin."""
 
     def begin(self, rules: Any, people: int, rngs: tuple[np.random.Generator, ...], prior: Floats) -> Any:
         """The state at first: a named tuple with a lane per generator; ``prior``, float64 ``[lanes, H]``, are losses to
@@ -171,10 +173,12 @@ class OneSidedMethod(Method):
             rules: among which it chooses; only FTPL takes a class that is known through an optimiser alone.
             people: k, how many arrive in a round, at least 1.
             seed: of its random choices, at least 0.
-            prior: float64 ``[H]``: losses to begin with; None: 0. An optimiser takes none.
+            prior: float64 ``[H]``, finite: losses to begin with; None: 0. An optimiser takes none, nor does a method
+                that keeps no losses of rules (``takes_prior`` says so).
             max_pending, expire_after: see :class:`~heedful.bandits.base.Ledger`.
 
-        Raises ValueError for numbers out of range, a prior of another length, and rules that it cannot enumerate.
+        Raises ValueError for numbers out of range, a prior of another length or where none is taken, and rules that it
+        cannot enumerate.
         """
         return OneSidedLearner(self, rules, people, [seed], prior, max_pending, expire_after)
 
@@ -205,6 +209,8 @@ class _OneSided(Learner[Labels]):
         if prior is not None:
             if self._listed is None:
                 raise ValueError("prior: must be None with an optimiser, which knows no list of rules")
+            if not method.takes_prior:
+                raise ValueError(f"prior: must be None for {method.name}, which keeps no losses of rules")
             losses = numbers_of("prior", prior)
             if losses.shape != (len(self._listed),) or not np.isfinite(losses).all():
                 raise ValueError(f"prior: must be {len(self._listed)} finite numbers, has shape {list(losses.shape)}")
@@ -214,13 +220,11 @@ class _OneSided(Learner[Labels]):
 
     def _decide(self, people: Any, shape: tuple[int, ...]) -> tuple[int, Flags, Floats]:
         """A token, who is accepted and the policy, ``[lanes, k]``; people must have the shape."""
-        try:
-            array = np.array(people, dtype=np.float64, order="C")
-        except (TypeError, ValueError):
-            raise ValueError("people: must be an array of numbers") from None
+        array = numbers_of("people", people)
         if array.shape != shape:
             raise ValueError(f"people: must have shape {list(shape)}, has {list(array.shape)}")
-        array = array.reshape(self.lanes, self.people, self.features)
+        # A copy: it is kept until labels come, and the caller may go on with the array.
+        array = array.reshape(self.lanes, self.people, self.features).copy()
         if not_finite(array):
             raise ValueError("people: must be finite")
         if self._listed is None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from heedful.bandits.base import Kept, whole
-from heedful.bandits.exp2 import Exp2, act_by_weights, exploration, uniforms
+from heedful.bandits.exp2 import Exp2, ExponentialWeights, act_by_weights, exploration, uniforms
 from heedful.bandits.linear_rules import Bits, Floats
 from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses
 
@@ -31,7 +31,7 @@ class FullInformation(Exp2):
     def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         _, bits, accepted, inverse = kept
         everybody, ones = np.ones_like(accepted), np.ones_like(inverse)
-        add_losses(state.losses, bits, everybody, ones, labels, pairs, self.settings(*bits.shape[1:])[0])
+        add_losses(state.losses, bits, everybody, ones, labels, pairs, self.price)
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,13 @@ class NaiveWeights(Exp2):
 
     name: ClassVar[str] = "naive-weights"
 
+    def bound(self, rules: int, people: int) -> float:
+        """Infinite: no theorem speaks of biased estimates."""
+        return float("inf")
+
     def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
         _, bits, accepted, inverse = kept
-        ones, price = np.ones_like(inverse), self.settings(*bits.shape[1:])[0]
-        add_losses(state.losses, bits, accepted, ones, labels, pairs, price)
+        add_losses(state.losses, bits, accepted, np.ones_like(inverse), labels, pairs, self.price)
 
 
 class _Counted(NamedTuple):
@@ -61,22 +64,19 @@ class _Counted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ExploreFirst(Exp2):
+class ExploreFirst(ExponentialWeights):
     """Accepts all for ``T^(2/3)`` rounds, rounded up, and then plays the weights of what these showed, and of reports.
 
     Attributes:
         rounds: T, for which the defaults are set, at least 1.
         penalty: C, the price of a report, at least 0; None: ``T^(1/5)``.
         eta: learning rate, at least 0; None: ``sqrt(8 log H / n) / k`` for the n rounds that it learns from.
-        mix: has no effect, like explore: the first phase is all exploration, the second has none.
-        explore: has no effect.
     """
 
     name: ClassVar[str] = "explore-first"
 
-    def settings(self, rules: int, people: int) -> tuple[float, float, float]:
-        penalty, eta, mix = super().settings(rules, people)
-        return penalty, eta if self.eta is not None else float(np.sqrt(8 * np.log(rules) / self.first) / people), mix
+    def rate(self, rules: int, people: int) -> float:
+        return float(np.sqrt(8 * np.log(rules) / self.first) / people) if self.eta is None else float(self.eta)
 
     @property
     def first(self) -> int:
@@ -89,14 +89,10 @@ class ExploreFirst(Exp2):
     def act(self, state: Any, bits: Bits, people: Floats) -> tuple[Floats, Flags, Floats]:
         first = bool(state.decided[0] < self.first)  # lanes keep step
         state.decided[...] += 1
-        eta, mix = self.settings(*bits.shape[1:])[1], 1.0 if first else 0.0
-        mu = exploration("accept-all", bits)
-        treatment, accepted, _ = act_by_weights(state.losses, bits, eta, mix, mu, uniforms(state.rngs))
+        eta, mu = self.rate(*bits.shape[1:]), exploration("accept-all", bits)
+        treatment, accepted, _ = act_by_weights(state.losses, bits, eta, float(first), mu, uniforms(state.rngs))
+        # In place of 1 / q: 0 after the first phase, whose labels are the last that count.
         return treatment, accepted, np.full(accepted.shape, float(first))
-
-    def learn(self, state: Any, kept: Kept, labels: Floats, pairs: Ints) -> None:
-        _, bits, accepted, inverse = kept  # 0 after the first phase: labels no longer count
-        add_losses(state.losses, bits, accepted, inverse, labels, pairs, self.settings(*bits.shape[1:])[0])
 
 
 class _Book(NamedTuple):
@@ -122,6 +118,7 @@ class BankRule(OneSidedMethod):
 
     name: ClassVar[str] = "bank-rule"
     exact: ClassVar[bool] = False
+    takes_prior: ClassVar[bool] = False
     every: int = 50
     memory: int = 5000
 
@@ -168,6 +165,7 @@ class AcceptAll(OneSidedMethod):
 
     name: ClassVar[str] = "accept-all"
     exact: ClassVar[bool] = False
+    takes_prior: ClassVar[bool] = False
 
     def begin(self, rules: Any, people: int, rngs: tuple[np.random.Generator, ...], prior: Floats) -> _Nothing:
         return _Nothing()

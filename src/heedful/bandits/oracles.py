@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from heedful.bandits.base import between, numbers_of, whole
 
 Floats = NDArray[np.float64]
+LARGEST = 1e100
+"""Of a context's numbers in modulus; squares are summed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,10 @@ class Model:
     raw: Callable[[Floats], Floats]
 
     def predict(self, contexts: ArrayLike) -> Floats:
-        """float64 ``[n, K]``: predicted rewards. Raises ValueError for contexts of another shape, or not finite."""
+        """float64 ``[n, K]``: predicted rewards, from float64 ``[n, d]``.
+
+        Raises ValueError for contexts of another shape, not finite, or with numbers beyond 1e100.
+        """
         array = check_contexts(contexts, self.features)
         return np.where(self.seen, self.raw(array), self.base)
 
@@ -60,7 +65,8 @@ class Oracle:
             rewards: float64 ``[n]``: what it brought, in [0, 1].
             number: K.
 
-        Raises ValueError for other shapes, contexts that are not finite, unknown actions and rewards out of range.
+        Raises ValueError for other shapes, contexts that are not finite or hold numbers beyond 1e100, unknown actions
+        and rewards out of range.
         Warns if all rewards are the same: the model then predicts that one.
         """
         number = whole("number", number)
@@ -266,14 +272,17 @@ ORACLES: dict[str, type[Oracle]] = {cls.name: cls for cls in (RidgeOracle, Logis
 
 
 def check_contexts(contexts: ArrayLike, features: int | None) -> Floats:
-    """Contexts as float64 ``[n, d]``. Raises ValueError for another shape, and for a row that is not finite."""
+    """Contexts as float64 ``[n, d]``.
+
+    Raises ValueError for another shape, and for a row that is not finite or holds numbers beyond 1e100.
+    """
     array = numbers_of("contexts", contexts)
     if array.ndim != 2 or (features is not None and array.shape[1] != features):
         raise ValueError(f"contexts: must have shape [n, {'d' if features is None else features}], has "
                          f"{list(array.shape)}")  # fmt: skip
-    bad = ~np.isfinite(array).all(axis=1)
+    bad = ~(np.abs(array) <= LARGEST).all(axis=1)
     if bad.any():
-        raise ValueError(f"contexts: must be finite, are not in row {int(bad.argmax())}")
+        raise ValueError(f"contexts: must be finite, and at most {LARGEST:g}, are not in row {int(bad.argmax())}")
     return array
 
 

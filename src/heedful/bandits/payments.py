@@ -85,7 +85,7 @@ class Payments:
         whole("seed", self.seed, least=0)
         between("nonlinearity", self.nonlinearity, 0.0)
         between("feasible", self.feasible, 0.0, 1.0, open_low=True)
-        if self.base_rate is not None and not 0 < self.base_rate < 1:
+        if self.base_rate is not None and between("base_rate", self.base_rate, 0.0, 1.0, open_low=True) == 1.0:
             raise ValueError(f"base_rate={self.base_rate!r}: must be a number in (0, 1)")
 
     @cached_property

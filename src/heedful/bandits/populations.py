@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import between
+from heedful.bandits.base import between, numbers_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def _store(people: Any, **kinds: Any) -> None:
-    """Turns attributes into arrays of these dtypes, None for their own. Raises ValueError, naming one that is none."""
-    for name, kind in kinds.items():
-        try:
-            object.__setattr__(people, name, np.asarray(getattr(people, name), dtype=kind))
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: must be numbers") from None
+def _as_numbers(people: Scored | ScoreTable, *names: str) -> None:
+    """Makes attributes float64. Raises ValueError, naming one that is no array of numbers."""
+    for name in names:
+        object.__setattr__(people, name, numbers_of(name, getattr(people, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +42,7 @@ class Scored:
     outcomes: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        _store(self, scores=np.float64, groups=None, outcomes=None)
+        _as_numbers(self, "scores", "groups", "outcomes")
         if not (self.scores.ndim == 1 and self.scores.shape == self.groups.shape == self.outcomes.shape):
             raise ValueError("scores: must be a list, with as many groups and outcomes")
         if not ((self.scores >= 0) & (self.scores <= 1)).all():
@@ -54,7 +51,8 @@ class Scored:
             raise ValueError("groups: must be 0 and 1, both present")
         if not np.isin(self.outcomes, (0, 1)).all():
             raise ValueError("outcomes: must be 0 or 1")
-        _store(self, groups=np.int64, outcomes=np.int64)
+        for name in ("groups", "outcomes"):
+            object.__setattr__(self, name, getattr(self, name).astype(np.int64))
 
 
 def german_credit(table: pl.DataFrame) -> Scored:
@@ -109,7 +107,7 @@ class ScoreTable:
     share: float
 
     def __post_init__(self) -> None:
-        _store(self, scores=np.float64, shares=np.float64, repaid=np.float64)
+        _as_numbers(self, "scores", "shares", "repaid")
         if self.scores.ndim != 1 or not self.scores.size or not (np.diff(self.scores) > 0).all():
             raise ValueError("scores: must be a list of increasing numbers")
         if not (self.scores[0] >= 0 and self.scores[-1] <= 100):

@@ -11,11 +11,11 @@ from heedful.bandits import ar2, batched_exp3, ucb1
 from heedful.bandits.ar2 import AR2
 from heedful.bandits.batched_exp3 import BatchedEXP3
 from heedful.bandits.dynamical import World, jump, mean_reward
+from heedful.bandits.exp3 import add_estimates
 from heedful.bandits.streams import streams
 from heedful.bandits.ucb1 import UCB1
 
 _choose_ucb1, _choose_exp3, _choose_ar2 = ucb1.choose, batched_exp3.choose, ar2.choose
-_learn_exp3 = batched_exp3.learn
 
 
 @numba.njit(cache=True, nogil=True)
@@ -41,7 +41,7 @@ def _exp3(state, world, chosen, gamma, batch, low, high):  # type: ignore[no-unt
         k = action[0]
         chosen[t] = k
         reward[0] = min(1.0, max(0.0, (mean_reward(world, mean, k) + world.noise[t] - low) / (high - low)))
-        _learn_exp3(state.logs, action, chance, reward, gamma / batch)
+        add_estimates(state.logs, action, chance, reward, gamma / batch)
         jump(world, mean, k, 1)
 
 

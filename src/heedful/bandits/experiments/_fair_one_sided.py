@@ -22,7 +22,7 @@ from heedful.bandits.admissions import (
 )
 from heedful.bandits.auditors import Panel
 from heedful.bandits.context_semi_bandit_ftpl import ContextSemiBanditFTPL
-from heedful.bandits.exp2 import Exp2
+from heedful.bandits.exp2 import Exp2, ExponentialWeights
 from heedful.bandits.experiments.fair_one_sided import ETA, FILES
 from heedful.bandits.fair_comparator import Comparator, best_fair
 from heedful.bandits.learners import classes, make
@@ -74,9 +74,10 @@ def _method(cell: Cell, rounds: int) -> Any:
     if cell["price"] is None:
         return cls(rounds=rounds)  # type: ignore[call-arg]
     given: dict[str, Any] = {}
-    if issubclass(cls, Exp2):
-        given = {"rounds": rounds, "penalty": cell["price"], "eta": cell.get("eta") or ETA, "mix": cell["mix"]}
-        given |= {"explore": cell["explore"]} if cell.get("explore") else {}
+    if issubclass(cls, ExponentialWeights):
+        given = {"rounds": rounds, "penalty": cell["price"], "eta": cell.get("eta") or ETA}
+        if issubclass(cls, Exp2):
+            given |= {"mix": cell["mix"]} | ({"explore": cell["explore"]} if cell.get("explore") else {})
     elif issubclass(cls, ContextSemiBanditFTPL):
         given = {"rounds": rounds, "penalty": cell["price"]} | ({"noise": cell["noise"]} if cell.get("noise") else {})
     elif cell["method"] == "bank-rule":
@@ -116,7 +117,8 @@ def measure(cell: Cell, ctx: Context) -> Iterator[Row]:
 def _one(cell: Cell, seed: int, rounds: int) -> dict[str, Any]:
     pool = pool_of(cell["people"], _GOOD.get(cell["regime"]))
     rules, panel, method = _rules(cell, pool, seed), panel_of(cell, pool, seed), _method(cell, rounds)
-    prior = _PESSIMISM * rules.predict(pool.features).mean(axis=1) if cell["regime"] == "pessimistic" else None
+    pessimistic = cell["regime"] == "pessimistic" and method.takes_prior
+    prior = _PESSIMISM * rules.predict(pool.features).mean(axis=1) if pessimistic else None
     learner = method.start(rules, PEOPLE, seed, prior)
     history = play(learner, pool, panel, arrivals_of(pool, rounds, PEOPLE, seed))
     row = summary(history) | {"seed": seed - cell["first_seed"]}
@@ -154,20 +156,20 @@ def _against(history: History, pool: Applicants, rules: LinearRules, fair: Compa
     treated = (fair.policy @ rules.predict(pool.features))[history.arrivals]
     regret = float(history.errors.sum() - fair.error * history.arrivals.size)
     row = {"regret": regret, "fair_error": fair.error}
-    if isinstance(method, Exp2):
-        price, count = method.settings(len(rules), PEOPLE)[0], int(history.violations.sum())
+    if isinstance(method, ExponentialWeights):
+        price, count = method.price, int(history.violations.sum())
         times = np.flatnonzero(history.violations)
         a, b = history.reported[times].T
         ours = history.treatment[times, a] - history.treatment[times, b]
         theirs = treated[times, a] - treated[times, b]
         lagrangian = regret + price * float((ours - theirs).sum())
-        row |= {"lagrangian": lagrangian, "bound": method.bound(len(rules), PEOPLE)}
+        row["lagrangian"] = lagrangian
+        if isinstance(method, Exp2) and np.isfinite(bound := method.bound(len(rules), PEOPLE)):
+            row["bound"] = bound
         if price > 0:
             most = (lagrangian + history.arrivals.size) / (price * SLACK)
             least = regret + price * (SLACK - 1e-6) * count
             row["broken"] = float(least > lagrangian + 1e-6 or count > most * (1 + 1e-4) + 1e-6)
-        if not np.isfinite(row["bound"]):
-            del row["bound"]
     return row
 
 
