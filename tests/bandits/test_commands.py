@@ -260,14 +260,16 @@ def test_rounded_propensities_are_not_taken_for_wrong_ones(compare: Any, tmp_pat
 
 
 def test_columns_taken_as_context_are_named_and_those_like_propensities(compare: Any, tmp_path: Path) -> None:
+    a_log(400).rename({"propensity": "p"}).write_csv(tmp_path / "p.csv")
+    assert compare("--log", "p.csv", "--policies", "uniform")[2].endswith("was done with, add --propensity p\n")
     table = a_log(400).rename({"propensity": "Action_Prob"})
     table.with_columns(problem=pl.lit(0.5)).write_csv(tmp_path / "a.csv")
     status, _, err = compare("--log", "a.csv", "--policies", "uniform")
     told = "taken as context: shop, basket, Action_Prob, problem; --context names others"
     like = "if 'Action_Prob' is the probability that the action was done with, add --propensity Action_Prob"
     assert status == 0 and err == f"notice: {told}; {like}\n"
-    (stored,), _ = read_comparisons(tmp_path / "runs")
-    assert f"{told}; {like}" in stored.facts.values()
+    stored, _ = read_comparisons(tmp_path / "runs")
+    assert any(f"{told}; {like}" in each.facts.values() for each in stored)
     table.with_columns(pl.col("Action_Prob") * 2).write_csv(tmp_path / "b.csv")
     assert compare("--log", "b.csv", "--policies", "uniform")[2].endswith("--context names others\n")
     for words in (("--context", "shop"), ("--propensity", "Action_Prob")):

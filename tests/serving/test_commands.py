@@ -197,6 +197,7 @@ def test_the_page_says_what_columns_mean_and_how_to_do_it_again(heedful, tmp_pat
         (("--schedulers", "past-futur"), "unknown scheduler 'past-futur'; did you mean 'past-future'?"),
         (("--schedulers", "past-future:rho=2"), "rho=2.0: must lie in [0, 1)"),
         (("--clients", "0"), "--clients '0'"),
+        (("--trace", "none.csv", "--cap", "0"), "--cap 0: must be at least 1"),
         (("--clients", "2.5"), "whole numbers of at least 1"),
         (("--schedulers", ""), "--schedulers is empty"),
         (("--clients", ""), "--clients is empty"),
@@ -250,8 +251,15 @@ def test_constants_are_fitted_written_and_used(heedful, tmp_path, log):
     ("text", "message"),
     [
         ("running,occupied,seconds\n1,1,1\n", "no column 'prefill_tokens'; it has: running, occupied, seconds"),
-        ("running,occupied,prefill_tokens,seconds\n1,x,1,1\n", "row 1: occupied is 'x', not a number"),
-        ("running,occupied,prefill_tokens,seconds\n1,1,1,1\n1,1,1,one\n", "row 2: seconds is 'one', not a number"),
+        ("running,occupied,prefill_tokens,seconds\n1,x,1,1\n", "line 2: occupied is 'x', not a finite number"),
+        (
+            "running,occupied,prefill_tokens,seconds\n1,1,1,1\n1,1,1,one\n",
+            "line 3: seconds is 'one', not a finite number",
+        ),
+        (
+            "running,occupied,prefill_tokens,seconds\n1,1,1,1\n1,1,1,nan\n",
+            "line 3: seconds is 'nan', not a finite number",
+        ),
         ("running,occupied,prefill_tokens,seconds\n1,1,1,1\n", "1 steps: at least 10 are needed"),
     ],
 )

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -44,11 +45,11 @@ def names() -> tuple[str, ...]:
     return tuple(classes())
 
 
-def make(spec: str) -> Scheduler:
+def make(spec: str, offered: Sequence[str] | None = None) -> Scheduler:
     """The scheduler that ``spec`` describes: a name, and parameters if they are not to have their default values.
 
-    Raises ValueError for an unknown name, naming what there is, for a parameter that there is not, and for a value
-    that is out of its range.
+    Raises ValueError for an unknown name, naming what there is (``offered``; None: all), for a parameter that there is
+    not, and for a value that is out of its range.
 
     >>> make("past-future:rho=0.03")
     PastFuture(rho=0.03, sampling='simple', draws=0)
@@ -56,10 +57,11 @@ def make(spec: str) -> Scheduler:
     name, _, rest = spec.partition(":")
     cls = classes().get(name)
     if cls is None:
-        close = difflib.get_close_matches(name, names(), n=1)
+        there = offered or names()
+        close = difflib.get_close_matches(name, there, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         where = f" in {spec!r}" if name != spec else ""
-        raise ValueError(f"unknown scheduler {name!r}{where}{hint} there are: {', '.join(names())}")
+        raise ValueError(f"unknown scheduler {name!r}{where}{hint} there are: {', '.join(there)}")
     known = {field.name: field.default for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     try:

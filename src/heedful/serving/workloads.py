@@ -14,12 +14,14 @@ class Workload:
     """Requests in order of arrival.
 
     Attributes:
-        prompt: int64 ``[n]``: prompt tokens, at least 1.
+        prompt: int64 ``[n]``: prompt tokens, at least 1. Lists of whole numbers will do.
         output: int64 ``[n]``: tokens that each really generates, at least 1.
         cap: int64 ``[n]``: the most tokens that it may generate, at least ``output``.
         arrival: float64 ``[n]``: seconds since the start, ascending; None for requests that are sent by clients, each
             of which waits for its answer before it sends the next (closed loop).
         name: what it is called.
+
+    Raises ValueError, naming the field, for numbers that are not whole or out of range, and arrays of other lengths.
     """
 
     prompt: NDArray[np.int64]
@@ -30,25 +32,30 @@ class Workload:
 
     def __post_init__(self) -> None:
         n = len(self.prompt)
-        for field, least in (("prompt", 1), ("output", 1), ("cap", 1)):
-            array = getattr(self, field)
-            if len(array) != n:
-                raise ValueError(f"{field}: {len(array)} entries for {n} requests")
-            if n and (array.min() < least or array.max() >= 2**31):
-                first = int(np.flatnonzero((array < least) | (array >= 2**31))[0])
-                raise ValueError(f"{field}: request {first} has {array[first]}, must lie in [{least}, 2**31)")
+        for field in ("prompt", "output", "cap"):
+            array = np.asarray(getattr(self, field))
+            if array.ndim != 1 or len(array) != n:
+                raise ValueError(f"{field}: {array.size} entries for {n} requests")
+            if n and array.dtype.kind not in "iu":
+                raise ValueError(f"{field}: must be whole numbers, is {array.dtype}")
+            if (wrong := np.flatnonzero((array < 1) | (array >= 2**31))).size:
+                first = int(wrong[0])
+                raise ValueError(f"{field}: request {first} has {array[first]}, must lie in [1, 2**31)")
+            object.__setattr__(self, field, array.astype(np.int64, copy=False))
         if (wrong := np.flatnonzero(self.output > self.cap)).size:
             first = int(wrong[0])
             raise ValueError(
                 f"cap: request {first} generates {self.output[first]} tokens, above its cap {self.cap[first]}"
             )
         if self.arrival is not None:
-            if len(self.arrival) != n:
-                raise ValueError(f"arrival: {len(self.arrival)} entries for {n} requests")
-            if n and not (
-                np.isfinite(self.arrival).all() and self.arrival[0] >= 0 and (np.diff(self.arrival) >= 0).all()
-            ):
+            times = np.asarray(self.arrival)
+            if times.ndim != 1 or len(times) != n:
+                raise ValueError(f"arrival: {times.size} entries for {n} requests")
+            if times.dtype.kind not in "iuf":
+                raise ValueError(f"arrival: must be seconds, is {times.dtype}")
+            if n and not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
                 raise ValueError("arrival: must ascend from 0 or more")
+            object.__setattr__(self, "arrival", times.astype(np.float64, copy=False))
 
     def __len__(self) -> int:
         return len(self.prompt)

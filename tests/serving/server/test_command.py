@@ -149,6 +149,10 @@ def test_bad_options_are_refused_before_anything_is_loaded(refused, tmp_path):
         (("--scheduler", "past-futur"), "did you mean 'past-future'"),
         (("--scheduler", "past-future:rho=2"), "rho=2.0: must lie in [0, 1)"),
         (("--scheduler", "oracle"), "needs the true output lengths"),
+        (
+            ("--scheduler", "nope"),
+            "there are: fifo, aggressive, conservative, past-future, peak-with-cap, peak-with-mean",
+        ),
         (("--page-size", 2), "page_size=2: must be at least 4"),
         (("--max-queue", 0), "max_queue=0: must be at least 1"),
         (("--default-max-tokens", 5000), "must be at most max_output=2048"),

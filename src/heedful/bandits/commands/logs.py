@@ -25,7 +25,7 @@ ODD_SHARE = 0.9
 ACTIONS_SEPARATOR = "|"
 """Between the actions that were there, where a CSV file has them in one column."""
 
-_PROPENSITY_WORDS = {"propensity", "propensities", "pscore", "prob", "probability"}
+_PROPENSITY_WORDS = {"propensity", "propensities", "pscore", "prob", "probability", "p"}
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,11 @@ def _made(spec: str) -> Any:
     name = spec.partition(":")[0]
     if name in ("best-action", "greedy"):
         raise LabError(f"--policies {spec!r}: {name} has no parameters; leave out {spec[len(name) :]!r}")
-    known = ["uniform", "best-action", "greedy", *learners.names("arms")]
+    known = dict.fromkeys(["uniform", "best-action", "greedy", *learners.names("arms")])
+    if name in learners.names() and name not in known:
+        raise LabError(f"--policies {spec!r}: does not choose one of a log's actions; there are: {', '.join(known)}")
     if name not in known:
-        raise LabError(f"--policies {spec!r}: is not known; there are: {', '.join(dict.fromkeys(known))}")
+        raise LabError(f"--policies {spec!r}: is not known; there are: {', '.join(known)}")
     try:
         method = learners.make(spec)
     except ValueError as error:

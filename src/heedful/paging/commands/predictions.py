@@ -163,8 +163,8 @@ class Given(Predictor):
         measured = len(split.measured)
         if len(self.values) not in (measured, len(split.before) + measured):
             raise ValueError(
-                f"{self.spec}: holds {len(self.values)} predictions for {len(split.before) + measured} requests, "
-                f"{measured} of them measured"
+                f"--predictor {self.spec}: holds {len(self.values)} predictions for {len(split.before) + measured} "
+                f"requests, {measured} of them measured"
             )
 
     def tell(self, split: Split, k: int, kind: Told, seed: int) -> NDArray[np.integer]:

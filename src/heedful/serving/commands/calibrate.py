@@ -91,10 +91,14 @@ def _read(path: Path) -> pl.DataFrame:
         raise LabError(f"{path}: no column {missing[0]!r}; it has: {', '.join(frame.columns)}")
     for name in COLUMNS:
         column = frame[name]
-        if not column.dtype.is_numeric() or column.null_count():
-            numbers = column if column.dtype.is_numeric() else column.cast(pl.Float64, strict=False)
-            at = int(numbers.is_null().arg_max() or 0)
-            raise LabError(f"{path}: row {at + 1}: {name} is {column[at]!r}, not a number")
+        numbers = (
+            column.cast(pl.Float64, strict=False) if column.dtype.is_numeric() or column.dtype == pl.String else None
+        )
+        bad = pl.repeat(True, len(column), eager=True) if numbers is None else ~numbers.is_finite().fill_null(False)
+        if bad.any():
+            at = int(bad.arg_true()[0])
+            place = f"row {at + 1}" if path.suffix == ".parquet" else f"line {at + 2}"
+            raise LabError(f"{path}: {place}: {name} is {column[at]!r}, not a finite number")
     return frame
 
 

@@ -109,6 +109,8 @@ def log(path: Path, columns: Columns, cap: str | None, requests: int | None, ski
     if cap == "":
         raise LabError("--cap is empty")
     fixed = int(cap) if cap is not None and cap.isdecimal() else None
+    if fixed == 0:
+        raise LabError("--cap 0: must be at least 1")
     if cap is not None and fixed is None:
         columns = Columns(columns.arrival, columns.prompt, columns.output, cap, columns.unit)
     try:

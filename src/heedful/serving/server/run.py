@@ -86,7 +86,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}: must be at least {least}")
-        if self.scheduler != ENGINES_OWN and schedulers.make(self.scheduler).knows_lengths:
+        offered = [ENGINES_OWN, *(name for name, cls in schedulers.classes().items() if not cls.knows_lengths)]
+        if self.scheduler != ENGINES_OWN and schedulers.make(self.scheduler, offered).knows_lengths:
             raise ValueError(f"scheduler {self.scheduler!r}: needs the true output lengths, which no server knows")
 
 
