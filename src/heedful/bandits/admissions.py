@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.auditors import Panel, most_unfair
-from heedful.bandits.base import between, numbers_of, whole
+from heedful.bandits.checks import between, numbers_of, whole
 from heedful.bandits.classification_oracles import ClassificationOracle
 from heedful.bandits.linear_rules import LinearRules
 from heedful.bandits.one_sided import Labels, OneSidedLearner, OneSidedMethod

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import Kept, Learner, Method, between, flags_of, whole
+from heedful.bandits.base import Kept, Learner, Method
+from heedful.bandits.checks import between, flags_of, whole
 from heedful.bandits.posteriors import Family, chance_of_largest
 from heedful.bandits.streams import streams
 

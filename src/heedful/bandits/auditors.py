@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
-from heedful.bandits.base import between, numbers_of, whole
+from heedful.bandits.checks import between, numbers_of, whole
 from heedful.bandits.linear_rules import Floats
 
 

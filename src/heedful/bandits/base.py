@@ -16,9 +16,7 @@ decides what a learner of its seed would, told the same.
 from __future__ import annotations
 
 import json
-import math
 import os
-import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from heedful.bandits.checks import whole
 
 Kept = tuple[Any, ...]
 """What a learner wants back with the feedback of a decision: numbers and arrays. All entries of a learner have the same
@@ -375,54 +375,3 @@ def _state_of(rng: np.random.Generator, name: str, text: str) -> Any:
     except (TypeError, ValueError, KeyError):
         raise ValueError(f"{name}: is not the state of a generator") from None
     return state
-
-
-LARGEST = sys.float_info.max
-"""The largest finite number."""
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int. Raises ValueError unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name}={value!r}: must be a whole number")
-    if value < least:
-        raise ValueError(f"{name}={value}: must be at least {least}")
-    return int(value)
-
-
-def between(
-    name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False
-) -> float:
-    """The value as a float. Raises ValueError unless ``low <= value <= high`` (``<`` at an end that is open)."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    inside = number and low <= value <= high and abs(value) <= LARGEST
-    if not inside or (open_low and value == low) or (open_high and value == high):
-        start, end = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
-        raise ValueError(f"{name}={value!r}: must be a number in {start}{low:g}, {high:g}{end}")
-    return float(value)
-
-
-def true_or_false(name: str, value: Any) -> None:
-    """Raises ValueError unless the value is True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: must be True or False")
-
-
-def numbers_of(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """float64, contiguous. Raises ValueError, naming what it is, for what is no array of numbers."""
-    try:
-        return np.ascontiguousarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: must be an array of numbers") from None
-
-
-def flags_of(name: str, values: ArrayLike, rows: int, actions: int) -> NDArray[np.bool_]:
-    """A mask as bool ``[1 or rows, actions]``, contiguous. Raises ValueError for another type or shape."""
-    try:
-        mask = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name}: must be a mask, is rows of different lengths") from None
-    if mask.dtype != np.bool_ or mask.shape not in ((actions,), (1, actions), (rows, actions)):
-        form = f"[{actions}]" if rows == 1 else f"[{actions}] or [{rows}, {actions}]"
-        raise ValueError(f"{name}: must be a mask of shape {form}, is {mask.dtype} {list(mask.shape)}")
-    return np.ascontiguousarray(mask.reshape(-1, actions))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 from heedful.bandits.exp3 import add_estimates, draw
 from heedful.bandits.kernels import refused
 

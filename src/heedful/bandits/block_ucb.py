@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import whole
+from heedful.bandits.checks import whole
 from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
 from heedful.bandits.lsd_learner import Bits, Floats, Ints, SwitchMethod
 from heedful.bandits.streams import streams, uniform

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import between, numbers_of
+from heedful.bandits.checks import between, numbers_of
 from heedful.bandits.linear_rules import Bits, Floats, LinearRules, accepts
 
 

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import Kept, between, whole
+from heedful.bandits.base import Kept
+from heedful.bandits.checks import between, whole
 from heedful.bandits.classification_oracles import ClassificationOracle, Hypotheses, Solver
 from heedful.bandits.linear_rules import Bits, Floats, LinearRules
 from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses

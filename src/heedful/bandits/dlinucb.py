@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 from heedful.bandits.dynamical import jump, mean_reward
 from heedful.bandits.kernels import REORDER
 from heedful.bandits.ridge import dot

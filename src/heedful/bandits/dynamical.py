@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, numbers_of, whole
+from heedful.bandits.checks import between, numbers_of, whole
 from heedful.bandits.streams import streams
 from heedful.bandits.vectors import VectorMethod, action_set
 

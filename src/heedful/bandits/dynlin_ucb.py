@@ -23,8 +23,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import between, whole
 from heedful.bandits.blocks import diagonal, padded
+from heedful.bandits.checks import between, whole
 from heedful.bandits.dynamical import jump, mean_reward
 from heedful.bandits.ridge import add_row, products
 from heedful.bandits.vectors import VectorMethod, most_promising

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between
+from heedful.bandits.checks import between
 from heedful.bandits.kernels import Means, add_plays, add_rewards, no_means, refused, untold
 from heedful.bandits.streams import uniform
 

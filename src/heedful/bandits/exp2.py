@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import numba
 import numpy as np
 
-from heedful.bandits.base import Kept, between, whole
+from heedful.bandits.base import Kept
+from heedful.bandits.checks import between, whole
 from heedful.bandits.john import johns
 from heedful.bandits.linear_rules import Bits, Floats
 from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses

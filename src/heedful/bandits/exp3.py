@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between
+from heedful.bandits.checks import between
 from heedful.bandits.kernels import refused
 from heedful.bandits.streams import uniform
 

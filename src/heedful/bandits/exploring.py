@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, flags_of, numbers_of, true_or_false, whole
+from heedful.bandits.checks import between, flags_of, numbers_of, true_or_false, whole
 from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.ridge import add_rows, no_rows, predicted, take
 from heedful.bandits.streams import uniform

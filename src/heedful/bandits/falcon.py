@@ -16,8 +16,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import between
 from heedful.bandits.blocks import corner
+from heedful.bandits.checks import between
 from heedful.bandits.exploring import INVERSE_GAP, Floats, OracleMethod, decide_rows
 from heedful.bandits.ridge import add_rows, no_rows
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import numbers_of, whole
+from heedful.bandits.checks import numbers_of, whole
 from heedful.bandits.exploring import Rule, draw, mask_of
 from heedful.bandits.oracle_policies import EpsilonSplit
 from heedful.bandits.oracles import Model, Oracle, check_contexts

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 
 from heedful.bandits.arms import ArmMethod, Rewards
-from heedful.bandits.base import between, numbers_of, whole
+from heedful.bandits.checks import between, numbers_of, whole
 from heedful.bandits.lending_rounds import fico_round, pool_round, synthetic_round
 from heedful.bandits.populations import Floats, Scored, ScoreTable
 from heedful.bandits.streams import streams

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import numbers_of
+from heedful.bandits.checks import numbers_of
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.int8]

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, true_or_false
 from heedful.bandits.blocks import square
+from heedful.bandits.checks import between, true_or_false
 from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.posteriors import Family
 from heedful.bandits.ridge import Ridge, add_rows, dot, no_rows, predicted, products, quadratic, take

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, true_or_false
+from heedful.bandits.checks import between, true_or_false
 from heedful.bandits.kernels import REORDER, not_finite, refused
 from heedful.bandits.ridge import Ridge, add_rows, no_rows, predicted, products, quadratic, take
 

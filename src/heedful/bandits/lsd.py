@@ -21,7 +21,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import between, numbers_of, whole
+from heedful.bandits.checks import between, numbers_of, whole
 
 Floats = NDArray[np.float64]
 Family = Literal["rand", "step", "sticky", "trap", "flat"]

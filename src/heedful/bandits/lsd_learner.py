@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import Reward, Rewards, check_reward, check_rewards
-from heedful.bandits.base import Kept, Learner, Method, whole
+from heedful.bandits.base import Kept, Learner, Method
+from heedful.bandits.checks import whole
 from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
 from heedful.bandits.lsd_planning import Plan, plan
 from heedful.bandits.lsd_rounding import IDLE, due

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 from heedful.bandits.lsd import Payoffs, Shape, check_shape, ordered_from
 from heedful.bandits.lsd_learner import (
     BEGAN,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import whole
+from heedful.bandits.checks import whole
 from heedful.bandits.lsd import Payoffs
 from heedful.bandits.lsd_relaxation import Relaxation, cycle_payoffs, relax
 from heedful.bandits.lsd_rounding import Rule, Schedule, averages, rounded

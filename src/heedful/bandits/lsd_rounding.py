@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import whole
+from heedful.bandits.checks import whole
 from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
 from heedful.bandits.lsd_relaxation import Relaxation
 

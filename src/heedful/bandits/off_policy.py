@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from heedful.bandits.base import between, numbers_of
+from heedful.bandits.checks import between, numbers_of
 
 Floats = NDArray[np.float64]
 LEAST_PROPENSITY = 1e-30

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 from heedful.bandits.threshold_averages import Constrained
 from heedful.bandits.thresholds import Floats, Seen, look, settle
 

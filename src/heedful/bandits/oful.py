@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 from heedful.bandits.dynlin_ucb import Floats, Optimist, decide, learn, optimist, run
 from heedful.bandits.vectors import VectorMethod
 

@@ -22,7 +22,8 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import Kept, Learner, Method, numbers_of, whole
+from heedful.bandits.base import Kept, Learner, Method
+from heedful.bandits.checks import numbers_of, whole
 from heedful.bandits.kernels import not_finite
 from heedful.bandits.linear_rules import Bits, Floats, LinearRules
 from heedful.bandits.streams import generators

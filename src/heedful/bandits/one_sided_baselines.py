@@ -7,7 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from heedful.bandits.base import Kept, whole
+from heedful.bandits.base import Kept
+from heedful.bandits.checks import whole
 from heedful.bandits.exp2 import Exp2, ExponentialWeights, act_by_weights, exploration, uniforms
 from heedful.bandits.linear_rules import Bits, Floats
 from heedful.bandits.one_sided import Flags, Ints, OneSidedMethod, add_losses

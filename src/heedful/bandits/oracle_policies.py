@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heedful.bandits.base import between
+from heedful.bandits.checks import between
 from heedful.bandits.exploring import EPSILON, SOFTMAX, OracleMethod, Rule
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import between, numbers_of, whole
+from heedful.bandits.checks import between, numbers_of, whole
 
 Floats = NDArray[np.float64]
 LARGEST = 1e100

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 
 Floats = NDArray[np.float64]
 

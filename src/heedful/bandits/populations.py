@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import between, numbers_of
+from heedful.bandits.checks import between, numbers_of
 
 if TYPE_CHECKING:
     import polars as pl

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 from heedful.bandits.kernels import add_plays, refused
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heedful.bandits.base import between
+from heedful.bandits.checks import between
 from heedful.bandits.exploring import INVERSE_GAP, OracleMethod
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod
-from heedful.bandits.base import between
+from heedful.bandits.checks import between
 from heedful.bandits.kernels import refused
 from heedful.bandits.posteriors import Family
 from heedful.bandits.streams import beta, normal

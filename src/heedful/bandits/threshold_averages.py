@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from heedful.bandits.base import between, whole
+from heedful.bandits.checks import between, whole
 from heedful.bandits.thresholds import ThresholdMethod
 
 

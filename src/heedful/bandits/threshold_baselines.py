@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.base import between
+from heedful.bandits.checks import between
 from heedful.bandits.ofs import best
 from heedful.bandits.threshold_averages import Averages, Constrained
 from heedful.bandits.thresholds import Floats, Seen, ThresholdMethod, look, settle

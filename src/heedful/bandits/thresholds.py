@@ -19,7 +19,8 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.base import Kept, Learner, Method, numbers_of, whole
+from heedful.bandits.base import Kept, Learner, Method
+from heedful.bandits.checks import numbers_of, whole
 from heedful.bandits.streams import streams
 
 Floats = NDArray[np.float64]

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import Choice, Choices, Reward, Rewards, check_reward, check_rewards
-from heedful.bandits.base import Kept, Learner, Method, numbers_of
+from heedful.bandits.base import Kept, Learner, Method
+from heedful.bandits.checks import numbers_of
 from heedful.bandits.kernels import REORDER
 from heedful.bandits.ridge import dot
 from heedful.bandits.streams import streams

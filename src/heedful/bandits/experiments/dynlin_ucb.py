@@ -150,6 +150,7 @@ experiment = Experiment(
                 "ar2",
                 "arms",
                 "base",
+                "checks",
                 "batched_exp3",
                 "blocks",
                 "dlinucb",

@@ -220,6 +220,7 @@ experiment = Experiment(
                 "admissions",
                 "auditors",
                 "base",
+                "checks",
                 "classification_oracles",
                 "context_semi_bandit_ftpl",
                 "exp2",

@@ -166,6 +166,7 @@ experiment = Experiment(
             for name in (
                 "arms",
                 "base",
+                "checks",
                 "block_ucb",
                 "kernels",
                 "lsd",

@@ -208,6 +208,7 @@ experiment = Experiment(
             for name in (
                 "arms",
                 "base",
+                "checks",
                 "epsilon_greedy",
                 "kernels",
                 "learners",

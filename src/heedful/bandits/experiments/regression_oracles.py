@@ -251,6 +251,7 @@ experiment = Experiment(
             for name in (
                 "arms",
                 "base",
+                "checks",
                 "blocks",
                 "exploring",
                 "falcon",
