@@ -1,4 +1,7 @@
-"""Other people's rooms: the toy room, really installed, and small ones that a test writes itself; public data files."""
+"""Other people's rooms: the toy room, really installed, and small ones that a test writes itself; public data files.
+
+And how properties are tried: the same examples each time, however long one takes.
+"""
 
 import importlib
 import shutil
@@ -7,12 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from heedful.cli import main
 from heedful.lab import data
 
 TOY_ROOM = Path(__file__).parent / "toy_room"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# No example is timed: the first call of a compiled function compiles it, and a busy machine takes its time.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

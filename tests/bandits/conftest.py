@@ -1,4 +1,4 @@
-"""What several files share; and no example of a property is timed, as the first call of a function compiles it."""
+"""What several files share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import settings
 
 from heedful.cli import main
 
-settings.register_profile("compiled", deadline=None)
-settings.load_profile("compiled")
 # What several files import, beside the fixtures here, stands in modules of this folder.
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -48,7 +48,7 @@ def every_stump(people: np.ndarray) -> list[np.ndarray]:
     return said
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data(), people=st.integers(1, 12), features=st.integers(1, 3))
 def test_stumps_are_exact(data: st.DataObject, people: int, features: int) -> None:
     level = st.integers(0, 4).map(lambda i: i / 4)  # few levels, so that people share values
@@ -61,7 +61,7 @@ def test_stumps_are_exact(data: st.DataObject, people: int, features: int) -> No
         assert row @ said == min(row[accepted].sum() for accepted in every_stump(x))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_stumps_find_what_looking_through_all_stumps_finds(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -274,7 +274,7 @@ def test_lanes_through_an_optimiser_decide_as_learners_of_their_seeds(name: str,
         lanes.update(Labels(token, np.ones(2)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 1000),
     eta=st.floats(0, 50),

@@ -52,7 +52,7 @@ def test_half_of_an_error_difference_is_the_semi_bandit_loss_difference() -> Non
             assert np.array_equal(half, np.array(losses)[:, None] - losses)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), penalty=st.floats(0, 10))
 def test_semi_bandit_losses_with_half_the_penalty_give_the_same_weights_with_eta_doubled(
     seed: int, penalty: float

@@ -26,7 +26,7 @@ def excess(rows: np.ndarray, design: np.ndarray) -> tuple[float, np.ndarray]:
     return float(worth.max() / np.linalg.matrix_rank(rows) - 1), moment
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 10_000), people=st.integers(1, 9), rules=st.integers(1, 60), mixed=st.booleans())
 def test_johns_distribution_satisfies_the_equivalence_theorem(seed: int, people: int, rules: int, mixed: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -77,10 +77,10 @@ def test_bad_payoffs_are_refused_naming_arm_and_state() -> None:
             Payoffs.of_table(bad_table)
     with pytest.raises(ValueError, match=r"in \[0, 1\] to be learned"):
         LSDOptimistic().run(Payoffs(good * 3, low), [10], 0)
-    for bad in (lambda: generate("odd", 2, 2, np.random.default_rng()),  # type: ignore[arg-type]
-                lambda: generate("trap", 2, 2, np.random.default_rng(), recovery=3),
-                lambda: plan(made("rand", 2, 2, 0), np.random.default_rng(), method="odd"),
-                lambda: plan(made("rand", 2, 2, 0), np.random.default_rng(), draws=0)):  # fmt: skip
+    for bad in (lambda: generate("odd", 2, 2, np.random.default_rng(0)),  # type: ignore[arg-type]
+                lambda: generate("trap", 2, 2, np.random.default_rng(0), recovery=3),
+                lambda: plan(made("rand", 2, 2, 0), np.random.default_rng(0), method="odd"),
+                lambda: plan(made("rand", 2, 2, 0), np.random.default_rng(0), draws=0)):  # fmt: skip
         with pytest.raises(ValueError, match=r"family|recovery|method|draws=0: must be at least 1"):
             bad()
 

@@ -72,10 +72,30 @@ def build(family: str = "llama", dtype: torch.dtype = torch.float64, seed: int =
     return model
 
 
+SHARED: list[tuple[Any, str]] = []
+"""Models of several tests, with the attention that they were made with."""
+
+
+@cache
+def shared(*args: Any, **config: Any) -> Any:
+    model = build(*args, **config)
+    SHARED.append((model, model.config._attn_implementation))
+    return model
+
+
+@pytest.fixture(autouse=True)
+def whichever_came_before() -> None:
+    """Random numbers begin anew, and models that were left with the attention of a cache get their own back."""
+    torch.manual_seed(0)
+    for model, attention in SHARED:
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
     """``tiny(family, dtype, seed, **config)``: a model, built once per set of arguments."""
-    return cache(build)
+    return shared
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def indicators(slots: Slots) -> list[list[tuple[int, float]]]:
     return [sorted((p, x) for p, x in zip(*head) if p >= 0) for head in pairs]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.integers(1, 9),
@@ -196,7 +196,7 @@ def test_the_cascade_leaves_what_one_decision_at_the_end_leaves(
         assert sum(int(s.counts[item, 0]) for s in cascade) == layers * (each + WINDOW)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 1e9)), min_size=1, max_size=10), st.integers(5, 30))
 @pytest.mark.filterwarnings("ignore:cake")
 def test_the_cascade_is_exact_whatever_the_preferences(preference: list[float], budget: int) -> None:

@@ -76,7 +76,7 @@ def test_each_aggregation_can_be_bad_for_the_others_criterion() -> None:
     assert held(fed(DefensiveKV(2 * W, W, aggregation="mean", **BARE), rows))[0] == steady + window
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 999), group=st.integers(1, 3), window=st.integers(1, 5), n=st.integers(1, 30))
 def test_the_worst_case_bounds_every_row_and_only_rises(seed: int, group: int, window: int, n: int) -> None:
     rows = attention(1, 2, group, window + 1, n + window + 1, seed=seed, window=window + 1)[..., :n]
@@ -97,7 +97,7 @@ def test_the_worst_case_bounds_every_row_and_only_rises(seed: int, group: int, w
     assert bool((raised >= aggregated(rows, "max")).all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 999), kernel=st.sampled_from([1, 3, 5, 9]), n=st.integers(1, 40), pad=st.integers(0, 6))
 def test_smoothing_keeps_the_sums_of_rows_and_rows_without_mass_stay_so(
     seed: int, kernel: int, n: int, pad: int
@@ -145,7 +145,7 @@ def test_if_everything_is_equal_the_oldest_stay(cls: Any) -> None:
         assert [held(slots) for slots in layers] == [[[*range(15), *window]] * 3, [window] * 3, [window] * 3]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), scale=st.sampled_from([1.01, 1.5, 4.0, 100.0]))
 def test_a_louder_head_gets_no_fewer_entries_and_a_louder_layer_counts_only_among_layers(
     seed: int, scale: float

@@ -78,13 +78,13 @@ def assert_same(out: Tensor, expected: Tensor, padding: Tensor) -> None:
     assert torch.isfinite(out).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_fused_attention_equals_the_dense_reference(case: Case) -> None:
     assert_same(attend(*case[:3], SCALE, case.valid, case.new), dense(case)[0], case.padding)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(one=True))
 def test_a_step_and_its_row_equal_the_dense_reference(case: Case) -> None:
     out, row = attend_step(*case[:3], SCALE, case.valid)
@@ -93,7 +93,7 @@ def test_a_step_and_its_row_equal_the_dense_reference(case: Case) -> None:
     torch.testing.assert_close(row, probs[:, :, :, 0], rtol=0, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(), st.integers(1, 13))
 def test_blockwise_sums_equal_the_dense_column_sums(case: Case, block: int) -> None:
     out, seen = attend_blockwise(*case[:3], SCALE, "sums", 1, case.valid, case.new, block)
@@ -104,7 +104,7 @@ def test_blockwise_sums_equal_the_dense_column_sums(case: Case, block: int) -> N
     assert case.valid is None or float(seen.sums[~case.valid].abs().sum()) == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.integers(1, 13))
 def test_the_last_rows_equal_the_dense_rows(case: Case, window: int) -> None:
     out, seen = attend_blockwise(*case[:3], SCALE, "last", window, case.valid, case.new)
@@ -115,7 +115,7 @@ def test_the_last_rows_equal_the_dense_rows(case: Case, window: int) -> None:
     torch.testing.assert_close(seen.mass(), probs[:, :, :, -window:].sum((2, 3)), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.integers(1, 13))
 def test_all_rows_equal_the_dense_rows_whatever_the_block(case: Case, block: int) -> None:
     out, seen = attend_blockwise(*case[:3], SCALE, "rows", 1, case.valid, case.new, block)

@@ -37,7 +37,7 @@ def poured(preference: Sequence[float], pool: int, cap: int) -> list[Fraction]:
         full |= over
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(preferences, st.integers(0, 500), st.integers(0, 60))
 def test_water_filling_adds_up_stays_under_the_cap_and_gives_larger_preferences_no_less(
     preference: list[float], pool: int, cap: int
@@ -51,7 +51,7 @@ def test_water_filling_adds_up_stays_under_the_cap_and_gives_larger_preferences_
         assert b >= c or p <= q * (1 + 1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(any), st.integers(0, 14), st.integers(0, 6))
 def test_water_filling_equals_brute_force(preference: list[int], pool: int, cap: int) -> None:
     """Of all whole budgets that add up: closest to the exact shares; of equally close, the lower layers get more."""
@@ -61,7 +61,7 @@ def test_water_filling_equals_brute_force(preference: list[int], pool: int, cap:
     assert tuple(budgets_of(preference, pool, cap)) == best
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(preferences, st.integers(0, 300), st.integers(1, 60), st.integers(-20, 20))
 def test_scaling_all_preferences_changes_nothing(preference: list[float], pool: int, cap: int, power: int) -> None:
     assert budgets_of([p * 2.0**power for p in preference], pool, cap) == budgets_of(preference, pool, cap)
@@ -74,7 +74,7 @@ def test_scaling_by_any_constant_changes_nothing() -> None:
         assert budgets_of((preference * 0.3721).tolist(), 333, 90) == budgets_of(preference.tolist(), 333, 90)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(preferences, st.integers(0, 300), st.integers(1, 60))
 def test_a_larger_pool_gives_no_layer_a_smaller_share(preference: list[float], pool: int, cap: int) -> None:
     """Of the exact shares; whole numbers by largest remainder may lose one (the Alabama paradox)."""
@@ -115,7 +115,7 @@ def test_what_is_zero_or_not_finite_shares_equally_what_others_cannot_take() -> 
     assert budgets_of([1, math.nan, 1], 12, 8) == [6, 0, 6]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(preferences, st.integers(0, 500), st.integers(0, 60))
 def test_budgets_only_shrink_from_layer_to_layer_and_end_below_every_ceiling(
     preference: list[float], pool: int, cap: int

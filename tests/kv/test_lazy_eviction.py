@@ -89,7 +89,7 @@ def replayed(policy: LazyEviction, rows: Tensor, prompt: int) -> list[dict[int, 
     return history
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 12),
@@ -155,14 +155,14 @@ def test_the_reference_birth_rule_counts_an_entrys_look_at_itself() -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "reference", "h1", "h2", "lag"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(silence=st.integers(0, 5000), interval=st.integers(0, 5000))
 def test_importance_equals_its_formula(variant: str, silence: int, interval: int) -> None:
     got = importance(torch.tensor([silence]), torch.tensor([interval]), variant)
     assert float(got) == pytest.approx(score_of(silence, interval, variant), abs=2e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(silence=st.integers(0, 3000), interval=st.integers(1, 3000), more=st.integers(1, 500))
 def test_importance_is_monotone_where_the_paper_says_so(silence: int, interval: int, more: int) -> None:
     def at(d: int, m: int, variant: str) -> float:

@@ -16,7 +16,7 @@ from heedful.kv.attention import Seen
 from heedful.kv.packed import Packed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 3),
     heads=st.integers(1, 3),

@@ -32,7 +32,7 @@ def kept(cache: Any) -> list[list[list[list[int]]]]:
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 200), st.integers(0, 300), st.integers(1, 12), st.floats(1, 40))
 def test_budgets_fall_along_a_line_from_twice_the_mean_to_its_betath_part(
     mean: int, more: int, layers: int, beta: float

@@ -89,7 +89,7 @@ def held(slots: Slots) -> list[list[dict[int, tuple[int, float, int]]]]:
     return result
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_any_sequence_of_operations_equals_the_plain_model(data: st.DataObject) -> None:
     batch = data.draw(st.integers(1, 3))

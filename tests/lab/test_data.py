@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from heedful.lab import DataFile, Dataset, LabError, data, discover
@@ -79,7 +79,6 @@ def columns_of_a_table(draw):
     return columns
 
 
-@settings(deadline=None)
 @given(columns_of_a_table())
 def test_content_hash_is_the_digest_that_is_defined(columns):
     table = pl.DataFrame([pl.Series(name, values, dtype_of(kind)) for name, kind, values in columns])

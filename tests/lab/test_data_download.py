@@ -153,16 +153,20 @@ def test_busy_server_is_asked_again_when_it_wants_to_be(server, tmp_path, monkey
     assert waited[4:] == [60.0]
 
 
-def test_unreachable_server_is_one_line(tmp_path):
-    with FileServer() as gone:
-        url = f"{gone.url}/a.csv"
+def test_unreachable_server_is_one_line(nobody, tmp_path):
     with pytest.raises(WorkError, match=r"cannot be reached: Connection refused \(2 attempts\)"):
-        download(url, tmp_path / "a.part", SHA256, patience=Patience(2, 0.0))
+        download(f"{nobody}/a.csv", tmp_path / "a.part", SHA256, patience=Patience(2, 0.0))
 
 
 def test_host_that_has_answered_is_given_more_time(server, tmp_path, monkeypatch):
     waited = []
-    monkeypatch.setattr(downloads.time, "sleep", lambda wait_s: waited.append(wait_s) or server.server_close())
+
+    def sleep(wait_s):
+        waited.append(wait_s)
+        if len(waited) == 1:
+            server.vanish()
+
+    monkeypatch.setattr(downloads.time, "sleep", sleep)
     server.files["/set/a.csv"] = Served(ORIGINAL, cuts=[100])
     with pytest.raises(UnreachableError, match=r"refused \(4 attempts\); what arrived is kept") as error:
         download(f"{server.url}/set/a.csv", tmp_path / "a.part", SHA256, patience=Patience(4, 0.0))

@@ -235,11 +235,10 @@ def test_what_fails_does_not_stop_the_others(heedful, datasets, within, server):
 
 
 def test_host_that_does_not_answer_is_not_asked_for_its_other_files(
-    heedful, datasets, within, server, table, monkeypatch
+    heedful, datasets, within, server, table, nobody, monkeypatch
 ):
     one, pair = datasets
-    with FileServer() as gone:
-        url, host = gone.url, gone.url.removeprefix("http://")
+    url, host = nobody, nobody.removeprefix("http://")
     b, c = pair.files
     files = tuple(
         dataclasses.replace(like, name=f"pair/{name}.parquet", origin=f"{url}/{name}.csv")
@@ -263,10 +262,8 @@ def test_host_that_does_not_answer_is_not_asked_for_its_other_files(
     assert pl.read_parquet(within / "set/a.parquet").equals(table)
 
 
-def test_mirror_that_does_not_answer_is_asked_once(heedful, datasets, within):
-    with FileServer() as gone:
-        pass
-    status, _, err = heedful("data", "fetch", "all", "--from", gone.url)
+def test_mirror_that_does_not_answer_is_asked_once(heedful, datasets, within, nobody):
+    status, _, err = heedful("data", "fetch", "all", "--from", nobody)
     assert status == 1 and err.count("cannot be reached") == 2  # the second time as the error
     assert "was not tried for pair/b.parquet, pair/c.parquet" in err
 

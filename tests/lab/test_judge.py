@@ -167,7 +167,10 @@ def test_block_length_nears_the_optimum_of_an_autoregression(phi: float) -> None
 
 
 def test_many_rows_are_judged_quickly() -> None:
-    """10^5 rows of 50 seeds; the bound is generous, the point is that rows are averaged before resampling."""
+    """10^5 rows of 50 seeds; the bound is generous, the point is that rows are averaged before resampling.
+
+    Processor time, for a busy machine.
+    """
     rng = np.random.default_rng(0)
     items = 1000
     rows = pl.DataFrame(
@@ -180,10 +183,10 @@ def test_many_rows_are_judged_quickly() -> None:
             "reward": rng.normal(0, 1, 100 * items),
         }
     )
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = decide(rows, unit=("seed", "item"))
     assert found.units == 50
-    assert time.perf_counter() - begun < 5.0
+    assert time.process_time() - begun < 5.0
 
 
 @pytest.mark.parametrize(

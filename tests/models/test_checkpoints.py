@@ -116,7 +116,7 @@ def byte_tokenizer():
 
 
 @needs_byte_model
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(written=st.text())
 def test_the_byte_tokenizer_loses_nothing(byte_tokenizer, written: str) -> None:
     ids = byte_tokenizer(written, add_special_tokens=False)["input_ids"]

@@ -77,7 +77,7 @@ def plain_token(item: Item, tokens: list[int], t: int, needs: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize(("task", "options"), FORMS, ids=IDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(128, 400))
 def test_every_scored_token_follows_from_its_needs_alone(task: str, options: dict, seed: int, length: int) -> None:
     item = draw(task, seed, length, **options)

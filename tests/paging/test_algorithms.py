@@ -127,7 +127,7 @@ def test_lfd_is_optimal(pages: list[int], k: int) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALL, ids=label)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pages=sequences, k=sizes, seed=st.integers(0, 3))
 def test_a_cache_makes_the_decisions_of_a_run_and_never_beats_lfd(
     algorithm: Any, pages: list[int], k: int, seed: int
@@ -161,7 +161,7 @@ def test_a_cache_grows_with_the_pages_it_meets(algorithm: Any) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALL, ids=label)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pages=sequences, k=sizes)
 def test_relabelling_the_pages_changes_nothing(algorithm: Any, pages: list[int], k: int) -> None:
     names_ = list(range(100, 110))
@@ -258,7 +258,7 @@ def spread(algorithm: Any, trace: Trace, k: int, told: Any) -> tuple[float, floa
     return float(np.mean(faults)), float(np.std(faults, ddof=1) / np.sqrt(len(faults)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pages=st.lists(st.integers(0, 9), max_size=150), k=sizes, seed=st.integers(0, 9))
 def test_combiners_keep_their_factors(pages: list[int], k: int, seed: int) -> None:
     trace = Trace.of(pages)

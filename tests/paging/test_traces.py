@@ -58,7 +58,7 @@ def test_every_format_reads_the_same(tmp_path):
         assert (trace.pages.tolist(), trace.distinct, trace.name) == (PAGES, 4, path.name), path
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1) | st.lists(st.integers(0, 2**64 - 1), min_size=1))
 def test_ids_of_64_bits_signed_or_unsigned(tmp_path_factory, ids):
     folder = tmp_path_factory.mktemp("ids")

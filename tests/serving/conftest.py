@@ -1,4 +1,4 @@
-"""What the tests of transformers' engine share; and no example of a property is timed, as its first call compiles."""
+"""What the tests of the engine of transformers share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
-settings.register_profile("compiled", deadline=None)
-settings.load_profile("compiled")
 # What several files import, beside the fixtures here, stands in modules of this folder.
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,6 +89,7 @@ class FileServer(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._kept = socket.socket()
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
 
@@ -102,3 +104,11 @@ class FileServer(ThreadingHTTPServer):
     def __exit__(self, *_):
         self.shutdown()
         self.server_close()
+        self._kept.close()
+
+    def vanish(self):
+        """Refuses connections from now on, and keeps its port from others."""
+        self.shutdown()
+        self.server_close()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(self.server_address)

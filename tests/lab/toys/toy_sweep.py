@@ -36,7 +36,7 @@ def misbehave(cell: lab.Cell, ctx: lab.Context) -> None:
             (ctx.scratch / "checkpoint").write_text("half way")
             os.kill(os.getpid(), signal.SIGKILL)
         case "build":
-            ctx.artifact("slow", lambda folder: time.sleep(2.0))
+            ctx.artifact("slow", lambda folder: time.sleep(4.0))
         case "wait for build":
             while not list(Path(os.environ["TOY_RUNS"]).glob("*/artifacts/*.tmp")):
                 time.sleep(0.01)

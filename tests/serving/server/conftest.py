@@ -22,6 +22,9 @@ from heedful.serving.server import Limits, Settings, in_background, started
 
 torch.set_num_threads(1)
 
+PATIENCE_S = 60.0
+"""How long what must come about may take, on a machine that is busy."""
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
@@ -77,7 +80,8 @@ class Asked:
 
     def idle(self):
         """The metrics, when nothing runs any more."""
-        for _ in range(200):
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
             found = self.metrics()
             if not any(found[f"heedful_{name}"] for name in ("in_flight", "running", "waiting", "occupied_tokens")):
                 return found
@@ -118,7 +122,8 @@ def until():
     """``until(condition)``: waits for it."""
 
     def call(condition):
-        for _ in range(500):
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
             if condition():
                 return
             time.sleep(0.01)
