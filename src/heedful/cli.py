@@ -183,6 +183,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Check the claims of a system, of a room, or of all."""
+    from heedful.lab.device import CPU, check_device_of
     from heedful.lab.doctor import require
     from heedful.lab.files import check_writable
     from heedful.lab.run import Progress, check_workers, resolve_params
@@ -194,6 +195,7 @@ def run(
     check_workers(workers)
     for experiment in experiments:
         resolve_params(experiment, scale, seeds=seeds, overrides=overrides)
+    check_device_of(experiments, device)
     check_writable(out)
     finished: list[tuple[Experiment, RunResult]] = []
     refused = 0
@@ -218,7 +220,7 @@ def run(
                     workers=workers,
                     overrides=overrides,
                     out=out,
-                    device=device,
+                    device=device if experiment.on_device else CPU,
                     progress=show_progress,
                 )
         except (ValueError, WorkError) as error:
