@@ -1,5 +1,7 @@
 """``heedful report``, and the site that comparisons write: what it is made of, and what it says that it leaves out."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import polars as pl
 import pytest
 
 from heedful.cli import main
-from heedful.lab import comparing
+from heedful.lab import comparing, discover, results
+from heedful.lab.discover import Catalog
 from heedful.lab.report import write_comparison
+from heedful.lab.report.site import write_site
 
 
 @pytest.fixture
@@ -70,3 +74,48 @@ def test_a_comparison_in_another_folder_says_what_the_report_no_longer_shows(hee
     assert said.startswith("warning: ") and "shows what is stored in b, and no longer toy-" in said
     assert all(page.stem in said for page in pages[:2]) and said.count("\n") == 1
     assert [page.exists() for page in pages] == [False, False, True]
+
+
+def unfinished(runs, stage, measured):
+    """The toy room's run as an interrupt leaves it: all its cells are of one stage, and the first few are measured."""
+    (folder,) = results.list_runs(runs)
+    cells = results.cells(folder).sort("cell")
+    cells.with_columns(stage=pl.lit(stage)).write_parquet(folder / "cells.parquet")
+    for kind in ("parts", "timings"):
+        (part,) = (folder / kind).iterdir()
+        if not measured:
+            part.unlink()
+    meta = json.loads((folder / "meta.json").read_text())
+    meta |= {"complete": False, "verdicts": [], "cells": {"total": 16, "done": measured, "failed": 0}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stage", "measured", "told"),
+    [
+        ("tune", 16, "nothing but tuning has been measured yet"),
+        ("tune", 0, "no cell has been measured yet"),
+        ("measure", 0, "no cell has been measured yet"),
+        ("", 0, "no cell has been measured yet"),
+    ],
+)
+def test_charts_of_a_run_that_has_measured_nothing_say_so(toy_runs, tmp_path, stage, measured, told):
+    coin = discover.catalog().find("coin")
+    broken = dataclasses.replace(coin, figures=lambda rows: rows["no such column"])
+    runs = shutil.copytree(toy_runs, tmp_path / "runs")
+    folder = unfinished(runs, stage or "measure", measured)
+    if not stage:
+        (folder / "cells.parquet").unlink()
+    written = write_site(Catalog((broken,)), runs, tmp_path / "site")
+    assert written.problems == (f"the charts of coin cannot be drawn: {told}",)
+    assert told in (tmp_path / "site/systems/coin.html").read_text()
+
+
+def test_charts_that_lack_the_cells_that_failed_say_so_in_our_words(toy_runs, tmp_path):
+    coin = discover.catalog().find("coin")
+    broken = dataclasses.replace(coin, figures=lambda rows: rows["no such column"])
+    runs = shutil.copytree(toy_runs, tmp_path / "runs")
+    unfinished(runs, "measure", 16)
+    written = write_site(Catalog((broken,)), runs, tmp_path / "site")
+    assert written.problems == ("the charts of coin cannot be drawn: what they show is not all measured yet",)
