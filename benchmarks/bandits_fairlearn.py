@@ -32,7 +32,6 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before scikit-learn
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
@@ -41,6 +40,7 @@ from heedful.bandits import Exp2, LinearRules, Panel
 from heedful.bandits.admissions import Applicants, arrivals_of, compas_applicants, german_applicants, play
 from heedful.bandits.auditors import most_unfair
 from heedful.lab import data
+from heedful.lab.files import read_parquet
 from reporting import report
 
 PEER = "fairlearn==0.13.0"
@@ -198,7 +198,7 @@ def main() -> None:
         return
     peer, rows = Peer(), []
     for people, (_, read) in FILES.items():
-        rows += rows_of(people, measured(read(pl.read_parquet(paths[people])), seeds, rounds, peer))
+        rows += rows_of(people, measured(read(read_parquet(paths[people])), seeds, rounds, peer))
     peer.close()
     versions = {name: version(name) for name in ("numpy", "scikit-learn")} | dict([PEER.split("==")]) | peer.versions
     title = f"Group fairness beside individual fairness, {seeds} seeds"

@@ -183,6 +183,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Check the claims of a system, of a room, or of all."""
+    from heedful.lab.device import CPU, check_device_of
     from heedful.lab.doctor import require
     from heedful.lab.files import check_writable
     from heedful.lab.run import Progress, check_workers, resolve_params
@@ -194,6 +195,7 @@ def run(
     check_workers(workers)
     for experiment in experiments:
         resolve_params(experiment, scale, seeds=seeds, overrides=overrides)
+    check_device_of(experiments, device)
     check_writable(out)
     finished: list[tuple[Experiment, RunResult]] = []
     refused = 0
@@ -218,7 +220,7 @@ def run(
                     workers=workers,
                     overrides=overrides,
                     out=out,
-                    device=device,
+                    device=device if experiment.on_device else CPU,
                     progress=show_progress,
                 )
         except (ValueError, WorkError) as error:
@@ -251,16 +253,23 @@ def _key_and_value(setting: str) -> tuple[str, str]:
 
 @app.command()
 def report(
+    context: typer.Context,
     runs: Annotated[Path, typer.Option("--runs", "--out", help="The folder of runs to read.")] = Path("runs"),
     site: Annotated[Path, typer.Option(help="The folder to write.")] = Path("site"),
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     json: Json = False,
 ) -> None:
     """Write the site of everything that was measured."""
+    from heedful.lab.comparing import given
     from heedful.lab.report.site import write_site
 
+    if runs.exists() and not runs.is_dir():
+        raise LabError(f"--out {runs}: is not a folder")
+    if given(context, "runs") and not runs.exists():  # at a first use there is nothing in the default folder yet
+        raise LabError(f"--out {runs}: there is no such folder")
     written = write_site(discover.catalog(), runs, site)
     console.warn_of(written.problems)
+    console.warn_of(filter(None, [written.left_out]))
     if json:
         console.show_json(vars(written))
     else:

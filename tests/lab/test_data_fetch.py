@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -363,3 +364,32 @@ def test_state_of_a_fetched_file(file, within):
     assert data.state(file) == "missing"
     fetching.fetch(file, within=within)
     assert data.state(file) == "present"
+
+
+@pytest.mark.parametrize("names", [("one",), ("one", "pair"), ("all",)])
+def test_folder_that_cannot_be_written_to_is_bad_usage_for_any_number_of_sets(heedful, datasets, within, names, server):
+    within.write_text("")
+    status, out, err = heedful("data", "fetch", *names)
+    assert (status, out) == (2, "") and not server.requests
+    assert err == f"error: cannot write to {within / 'set'}: Not a directory\n"
+
+
+def test_read_only_folder_is_bad_usage_unless_all_is_there(heedful, datasets, within, monkeypatch, server):
+    real = tempfile.TemporaryFile
+
+    def read_only(dir):
+        if Path(dir) == within:
+            raise PermissionError(13, os.strerror(13))
+        return real(dir=dir)
+
+    (within / "set").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    for names in (("one",), ("all",)):
+        status, out, err = heedful("data", "fetch", *names)
+        assert (status, out, err) == (2, "", f"error: cannot write to {within}: Permission denied\n")
+    assert not server.requests and list(within.rglob("*")) == [within / "set"]
+    monkeypatch.setattr(tempfile, "TemporaryFile", real)
+    assert heedful("data", "fetch", "one")[0] == 0
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    status, out, _ = heedful("data", "fetch", "one")
+    assert status == 0 and "is there, verified" in out

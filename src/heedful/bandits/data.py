@@ -35,7 +35,8 @@ def _from_open_bandit(original: Path) -> pl.DataFrame:
     import polars as pl
     import polars.selectors as cs
 
-    table = pl.read_csv(original, infer_schema_length=None)
+    with original.open("rb") as file:
+        table = pl.read_csv(file, infer_schema_length=None)
     table = table.drop(table.columns[0])
     if "timestamp" not in table.columns:
         return table
@@ -48,23 +49,25 @@ def _from_open_bandit(original: Path) -> pl.DataFrame:
 
 def _as_it_is(original: Path) -> pl.DataFrame:
     """The table in a Parquet file."""
-    import polars as pl
+    from heedful.lab.files import read_parquet
 
-    return pl.read_parquet(original)
+    return read_parquet(original)
 
 
 def _from_german(original: Path) -> pl.DataFrame:
     """21 columns, codes kept as text, numbers as int64; ``credit_risk`` is 1 (good) or 2 (bad)."""
     import polars as pl
 
-    return pl.read_csv(original, has_header=False, separator=" ", new_columns=list(_GERMAN_COLUMNS))
+    with original.open("rb") as file:
+        return pl.read_csv(file, has_header=False, separator=" ", new_columns=list(_GERMAN_COLUMNS))
 
 
 def _from_csv(original: Path) -> pl.DataFrame:
     """The columns as they are named; whole numbers as int64, others as float64."""
     import polars as pl
 
-    return pl.read_csv(original, infer_schema_length=None)
+    with original.open("rb") as file:
+        return pl.read_csv(file, infer_schema_length=None)
 
 
 datasets = (

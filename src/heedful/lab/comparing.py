@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heedful.lab import discover, files
+from heedful.lab import console, discover, files
 from heedful.lab.machine import machine, versions
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def publish(
         site: the folder of the report.
         notes: what tables mean, and warnings about them.
 
+    Says so, on standard error, if the site showed something before that is not stored below ``out``.
+
     Raises OSError or LabError if one of them cannot be written.
     """
     from heedful.lab.report import write_comparison
@@ -80,6 +82,7 @@ def publish(
     where = {name: str(value) for name, value in {**machine(), **versions()}.items() if name != "heedful"}
     said = {f"note {number}": note for number, note in enumerate(notes, 1)}
     stored = write_comparison(out, room, title, command, tables, figures, facts={**said, **facts, **where})
-    index = write_site(discover.catalog(), out, site).index
-    page = index.parent / "comparisons" / f"{room}-{stored.name}.html"
-    return page if page.is_file() else index
+    written = write_site(discover.catalog(), out, site)
+    console.warn_of(filter(None, [written.left_out]))
+    page = written.index.parent / "comparisons" / f"{room}-{stored.name}.html"
+    return page if page.is_file() else written.index

@@ -248,6 +248,7 @@ class Experiment:
             checkpoint, a data file); part of a run's identity.
         modules: dotted names of modules or packages whose source is part of a run's identity.
         example: a library example for ``heedful show``; it runs as a test.
+        on_device: whether ``measure`` places its tensors on ``ctx.device``; ``--device`` is refused where it does not.
         version: raised by hand when results change for a reason that the source does not show.
     """
 
@@ -268,6 +269,7 @@ class Experiment:
     inputs: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     modules: tuple[str, ...] = ()
     example: str = ""
+    on_device: bool = False
     version: int = 1
 
     def __post_init__(self) -> None:

@@ -8,8 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from heedful.lab.errors import LabError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 TEMPORARY = ".tmp"
 
@@ -24,6 +28,19 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise LabError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """The table in exactly that Parquet file, or some columns of it.
+
+    Given the path, polars would take ``[``, ``*`` and ``?`` in it for a pattern, and a folder for the files in it.
+
+    Raises OSError if it is not a file that can be read, and polars' errors if it is not a table.
+    """
+    import polars as pl
+
+    with path.open("rb") as file:
+        return pl.read_parquet(file, columns=columns)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from heedful.lab.errors import LabError
+from heedful.lab.files import read_parquet
 from heedful.lab.parts import DamagedPartError, list_parts, merge
 from heedful.lab.store import CELLS, META
 
@@ -38,7 +39,7 @@ def _tables(run_dir: Path) -> _Tables | None:
 def cells(run_dir: Path) -> pl.DataFrame:
     """The run's cells: ``cell`` (id), ``stage``, ``exclusive`` and a column per parameter."""
     try:
-        return pl.read_parquet(run_dir / CELLS)
+        return read_parquet(run_dir / CELLS)
     except FileNotFoundError as error:
         raise LabError(f"{run_dir} holds no run") from error
 

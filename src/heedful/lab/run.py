@@ -15,6 +15,7 @@ from typing import Any
 
 from heedful.lab import results, wire
 from heedful.lab.declare import Cell, Experiment, canonical
+from heedful.lab.device import check_device_of
 from heedful.lab.errors import LabError, WorkError
 from heedful.lab.identity import identify, locate
 from heedful.lab.judge import Verdict, judge
@@ -159,7 +160,7 @@ def run(
         workers: number of worker processes; None for as many as there are processors.
         overrides: overrides parameters of the scale.
         out: where runs are kept.
-        device: where tensors live.
+        device: where tensors live; other than ``"cpu"`` for experiments that are ``on_device`` only.
         progress: told how far the run is, about ten times a second.
 
     Raises:
@@ -168,6 +169,7 @@ def run(
         KeyboardInterrupt: on Ctrl-C, after what had ended was stored.
     """
     check_workers(workers)
+    check_device_of((experiment,), device)
     params = resolve_params(experiment, scale, seeds=seeds, overrides=overrides)
     identity = identify(experiment, params, device)
     reference = locate(experiment)

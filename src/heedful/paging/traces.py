@@ -215,10 +215,11 @@ def _malformed(data: str, width: int) -> str:
 
 
 def _read_parquet(path: Path, column: str | tuple[str, ...], names: bool) -> NDArray[np.integer]:
-    path.open("rb").close()  # says plainly that a file is not there
     try:
-        name = _column(path, list(pl.read_parquet_schema(path)), column)
-        values = pl.read_parquet(path, columns=[name])[name]
+        with path.open("rb") as file:  # by its path polars would read all files that a [ or * in it may mean
+            name = _column(path, list(pl.read_parquet_schema(file)), column)
+            file.seek(0)
+            values = pl.read_parquet(file, columns=[name])[name]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({_first_line(error)})") from error
 

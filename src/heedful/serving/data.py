@@ -21,7 +21,8 @@ def _from_azure(original: Path) -> pl.DataFrame:
     """``arrival_us`` (int64, microseconds since the first request), ``input_tokens`` and ``output_tokens`` (int32)."""
     import polars as pl
 
-    log = pl.read_csv(original, schema={"TIMESTAMP": pl.String, "ContextTokens": pl.Int32, "GeneratedTokens": pl.Int32})
+    with original.open("rb") as file:
+        log = pl.read_csv(file, schema={"TIMESTAMP": pl.String, "ContextTokens": pl.Int32, "GeneratedTokens": pl.Int32})
     arrival = pl.col("TIMESTAMP").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us")
     return log.select(
         (arrival - arrival.first()).dt.total_microseconds().alias("arrival_us"),
@@ -38,15 +39,16 @@ def _from_mooncake(original: Path) -> pl.DataFrame:
     """
     import polars as pl
 
-    log = pl.read_ndjson(
-        original,
-        schema={
-            "timestamp": pl.Int64,
-            "input_length": pl.Int32,
-            "output_length": pl.Int32,
-            "hash_ids": pl.List(pl.Int32),
-        },
-    )
+    with original.open("rb") as file:
+        log = pl.read_ndjson(
+            file,
+            schema={
+                "timestamp": pl.Int64,
+                "input_length": pl.Int32,
+                "output_length": pl.Int32,
+                "hash_ids": pl.List(pl.Int32),
+            },
+        )
     return log.select(
         (pl.col("timestamp") - pl.col("timestamp").first()).alias("arrival_ms"),
         pl.col("input_length").alias("input_tokens"),

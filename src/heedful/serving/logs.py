@@ -130,7 +130,9 @@ def read_log(
                 if not skip_bad:
                     raise ValueError(f"{source}: {what} {place}: {error}") from error
                 skipped, first = skipped + 1, first or f"{what} {place}: {error}"
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise ValueError(f"{source}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source}: {error}") from error
     if not rows.prompt:
         also = f"; all {skipped} rows are malformed, the first: {first}" if skipped else ""
@@ -188,8 +190,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     import polars as pl
 
     try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        with path.open("rb") as file:  # by its path polars would read all files that a [ or * in it may mean
+            frame = pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
     flat = frame.select(name for name, kind in frame.schema.items() if not kind.is_nested())
     yield from enumerate(flat.iter_rows(named=True), 1)

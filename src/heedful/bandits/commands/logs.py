@@ -138,13 +138,14 @@ def read_table(source: Source) -> pl.DataFrame:
     if path.suffix not in (".csv", ".parquet", ".pq"):
         raise LabError(f"{source}: its name must end in .csv or .parquet")
     try:
-        table = (
-            pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
-            if path.suffix == ".csv"
-            else pl.read_parquet(path)
-        )
+        with path.open("rb") as file:  # by its path polars would read all files that a [ or * in it may mean
+            table = (
+                pl.read_csv(file, infer_schema_length=None, try_parse_dates=True)
+                if path.suffix == ".csv"
+                else pl.read_parquet(file)
+            )
     except OSError as error:
-        raise LabError(f"{source}: {error.strerror or 'No such file'}") from error
+        raise LabError(f"{source}: {error.strerror or error}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise LabError(f"{source}: {str(error).splitlines()[0]}") from error
     if not table.height:

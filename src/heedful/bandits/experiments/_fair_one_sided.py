@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from heedful.bandits.admissions import (
     Applicants,
@@ -28,6 +27,7 @@ from heedful.bandits.fair_comparator import Comparator, best_fair
 from heedful.bandits.learners import classes, make
 from heedful.bandits.linear_rules import LinearRules
 from heedful.lab import Cell, Context, Row, data
+from heedful.lab.files import read_parquet
 
 PEOPLE, SLACK = 4, 0.05
 _GOOD = {"pessimistic": 0.3, "easy": 0.9}
@@ -50,7 +50,7 @@ def pool_of(name: str, good_rate: float | None) -> Applicants:
         return Applicants(features, (rng.uniform(size=1000) < chance).astype(int), good_rate)
     path = data.find(FILES[name][0])
     assert path is not None
-    return (german_applicants if name == "german" else compas_applicants)(pl.read_parquet(path), good_rate)
+    return (german_applicants if name == "german" else compas_applicants)(read_parquet(path), good_rate)
 
 
 def _rules(cell: Cell, pool: Applicants, seed: int) -> LinearRules:

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from heedful.bandits.experiments.ofs import FILES, METHODS, OPTIONS
 from heedful.bandits.learners import classes, make
@@ -16,6 +15,7 @@ from heedful.bandits.populations import compas, fico, german_credit
 from heedful.bandits.threshold_averages import Constrained
 from heedful.bandits.thresholds import thresholds_of
 from heedful.lab import Cell, Context, Row, data
+from heedful.lab.files import read_parquet
 
 _SETTINGS = ("width", "step", "epsilon")
 _SWEEP_SEEDS = range(2000, 2003)
@@ -29,7 +29,7 @@ def _loop(env: str, eta: float, harm: float) -> ClosedLoop:
     for file in FILES[env]:
         path = data.find(file)
         assert path is not None
-        tables.append(pl.read_parquet(path))
+        tables.append(read_parquet(path))
     if env == "german":
         return Pool(people=german_credit(*tables), u_minus=2.0, eta=eta)
     return Pool(people=compas(*tables), eta=eta) if env == "compas" else CreditBureau(table=fico(*tables), eta=eta)

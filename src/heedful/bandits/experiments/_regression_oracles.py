@@ -24,6 +24,7 @@ from heedful.bandits.oracles import ORACLES, BoostingOracle, LogisticOracle, Ora
 from heedful.bandits.payments import Digits, Payments, World
 from heedful.bandits.squarecb import SquareCB
 from heedful.lab import Cell, Context, Row, data
+from heedful.lab.files import read_parquet
 
 RULES: dict[str, Rule] = {
     "uniform": ContextualEpsilon(epsilon=1.0),
@@ -71,7 +72,7 @@ def _fees(seed: int) -> FeePayments:
     for name in ("fees", "merchants", "merchant_acquirers", "acquirer_countries", "merchant_months"):
         path = data.find(f"dabstep-fees/{name}.parquet")
         assert path is not None
-        tables[name] = pl.read_parquet(path)
+        tables[name] = read_parquet(path)
     volumes = tables.pop("merchant_months").group_by("merchant").agg(pl.col("total_volume").mean())
     return FeePayments(**tables, volumes=dict(volumes.iter_rows()), seed=seed)
 
@@ -207,7 +208,7 @@ def open_bandit(cell: Cell, ctx: Context) -> Iterator[Row]:
     for policy in ("random", "bts"):
         path = data.find(f"open-bandit-sample/{policy}_{cell['campaign']}.parquet")
         assert path is not None
-        logs[policy] = pl.read_parquet(path, columns=["item_id", "click", "propensity_score"])
+        logs[policy] = read_parquet(path, columns=["item_id", "click", "propensity_score"])
     items = int(logs["random"]["item_id"].max()) + 1  # type: ignore[arg-type]
     uniform = np.full((logs["bts"].height, items), 1 / items)
     logged = {name: _logged(log, items) for name, log in logs.items()}

@@ -14,6 +14,7 @@ import typer
 
 from heedful.kv.experiments import MODEL
 from heedful.lab import comparing, console, text
+from heedful.lab.device import check_device
 from heedful.lab.errors import LabError, WorkError
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _own(
 
     quiet.silence_libraries()
     loading.check_dtype(dtype)
-    place = loading.check_device(device)
+    place = check_device(device)
     own.check_specs(specs or (), answered=prompts[0].answer is not None)
     source = loading.find(model)
     notes: list[str] = []

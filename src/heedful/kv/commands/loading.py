@@ -61,22 +61,6 @@ class Text:
         return torch.cat([self.tokens[self.parts[0] :], self.answer])
 
 
-def check_device(device: str) -> torch.device:
-    """The device by name. Raises LabError if there is no such device here."""
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise LabError(f"--device {device!r}: not a device; cpu, cuda, cuda:1 and mps are") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        have = torch.cuda.device_count()
-        raise LabError(f"--device {device}: this torch sees {have or 'no'} CUDA device{'s' if have > 1 else ''}")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise LabError(f"--device {device}: this torch sees no MPS device")
-    if found.type not in ("cpu", "cuda", "mps"):
-        raise LabError(f"--device {device!r}: cpu, cuda and mps are supported")
-    return found
-
-
 def check_dtype(dtype: str) -> None:
     """Raises LabError for an unknown dtype."""
     if dtype not in DTYPES:

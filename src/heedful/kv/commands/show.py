@@ -10,6 +10,7 @@ import typer
 
 from heedful.kv.experiments import MODEL
 from heedful.lab import comparing, console
+from heedful.lab.device import check_device
 from heedful.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _own(
 
     quiet.silence_libraries()
     loading.check_dtype(dtype)
-    place = loading.check_device(device)
+    place = check_device(device)
     own.check_specs(specs, answered=False)
     source = loading.find(model)
     needs.able(specs, lambda: source.hollow)

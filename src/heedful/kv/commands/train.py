@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heedful.lab import console, files, text
+from heedful.lab.device import check_device
 from heedful.lab.errors import LabError, WorkError
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _prepared(model: str, prompts: Sequence[Prompt], chat: bool, dtype: str, dev
 
     quiet.silence_libraries()
     loading.check_dtype(dtype)
-    loading.check_device(device)
+    check_device(device)
     source = loading.find(model)
     texts = loading.encode(source, prompts, chat)
     loading.check_positions(source, texts, 0, console.notice)

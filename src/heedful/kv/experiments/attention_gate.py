@@ -246,6 +246,7 @@ experiment = Experiment(
     figures=figures,
     tuning=Tuning(grids, tuning_cells, "accuracy"),
     inputs=_digests,
+    on_device=True,
     modules=(
         *PREFILL_RUNTIME,
         "heedful.kv.attention_gate",

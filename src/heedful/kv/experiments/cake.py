@@ -215,6 +215,7 @@ experiment = Experiment(
     figures=figures,
     tuning=Tuning(grids, tuning_cells, "accuracy"),
     inputs=_digests,
+    on_device=True,
     modules=(
         *PREFILL_RUNTIME,
         "heedful.kv.cake",

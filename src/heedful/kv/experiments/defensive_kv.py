@@ -212,6 +212,7 @@ experiment = Experiment(
     measure=measure,
     figures=figures,
     inputs=_digests,
+    on_device=True,
     modules=(
         *PREFILL_RUNTIME,
         "heedful.kv.adakv",

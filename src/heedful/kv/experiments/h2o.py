@@ -208,6 +208,7 @@ experiment = Experiment(
     measure=measure,
     figures=figures,
     inputs=_digests,
+    on_device=True,
     modules=(
         *RUNTIME,
         "heedful.kv.experiments._h2o",

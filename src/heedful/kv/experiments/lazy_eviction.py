@@ -224,6 +224,7 @@ experiment = Experiment(
     figures=figures,
     tuning=Tuning(grids, tuning_cells, "far_accuracy"),
     inputs=_digests,
+    on_device=True,
     modules=(
         *RUNTIME,
         "heedful.kv.experiments._lazy_eviction",

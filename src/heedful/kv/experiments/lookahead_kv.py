@@ -251,6 +251,7 @@ experiment = Experiment(
     figures=figures,
     tuning=Tuning(grids, tuning_cells, "agreement"),
     inputs=_digests,
+    on_device=True,
     modules=(
         *PREFILL_RUNTIME,
         "heedful.kv.experiments._lookahead_kv",

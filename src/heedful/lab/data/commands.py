@@ -147,12 +147,16 @@ def fetch(
     Originals are downloaded, verified, converted, and verified again; a download that was cut off goes on.
     """
     from heedful.lab.data.download import UnreachableError
+    from heedful.lab.data.fetch import check_place
 
     catalog = discover.data_catalog()
     chosen: Chosen = tuple(dict.fromkeys(pair for name in names for pair in catalog.select(name)))
     within, given = folder(), _given(source)
     if isinstance(given, Path) and given.is_file():
         chosen = _those_that_it_is(given, chosen)
+    for file in (file for _, files in chosen for file in files):
+        if force or not (within / file.name).is_file():
+            check_place(file, within)
     failed = 0
     skipped: dict[str, list[str]] = {}  # hosts that do not answer -> the other files that they were to be asked for
     for dataset, files in chosen:

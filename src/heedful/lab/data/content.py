@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from heedful.lab.errors import LabError
+from heedful.lab.files import read_parquet
 
 _PLAIN: dict[Any, str] = {
     pl.Boolean: "bool",
@@ -62,9 +63,8 @@ def content_hash(table: pl.DataFrame) -> str:
 
 def read_table(path: Path) -> pl.DataFrame | None:
     """The table in a Parquet file; None if it is not one, or a damaged one. Raises OSError if it cannot be read."""
-    path.open("rb").close()  # says plainly that a file may not be read
     try:
-        return pl.read_parquet(path)
+        return read_parquet(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
 

@@ -117,7 +117,7 @@ def fetch(
     target = within / file.name
     if not _wanted(file, within, force):
         return False
-    check_writable(target.parent)
+    check_place(file, within)
     table = None
     if isinstance(source, Path):  # before a folder is made for what it may not have
         table = (supplied(file, source) if source.is_dir() else Supplied(source)).table_of(file)
@@ -139,6 +139,12 @@ def fetch(
         _write(target, converted(file, part))
         part.unlink()
     return True
+
+
+def check_place(file: DataFile, within: Path) -> None:
+    """Raises LabError if ``file`` cannot be written to its place in the folder, or the lock beside it."""
+    check_writable((within / file.name).parent)
+    check_writable(within)
 
 
 def _wanted(file: DataFile, within: Path, force: bool) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from heedful import __version__
 from heedful.lab.declare import Figure
+from heedful.lab.files import read_parquet
 
 if TYPE_CHECKING:
     import polars as pl
@@ -126,13 +127,13 @@ def _read(folder: Path) -> Comparison:
             command=meta["command"],
             created=meta["created"],
             facts=meta.get("facts", {}),
-            tables={name: pl.read_parquet(folder / f"{i}.parquet") for i, name in enumerate(meta["tables"])},
+            tables={name: read_parquet(folder / f"{i}.parquet") for i, name in enumerate(meta["tables"])},
             figures=[
                 (
                     figure["title"],
                     figure["caption"],
                     json.loads((folder / "charts" / f"{i}.json").read_text()),
-                    pl.read_parquet(folder / "charts" / f"{i}.parquet"),
+                    read_parquet(folder / "charts" / f"{i}.parquet"),
                 )
                 for i, figure in enumerate(meta["figures"])
             ],

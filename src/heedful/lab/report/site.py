@@ -39,6 +39,7 @@ class Site:
         measured: how many of them have been run.
         comparisons: how many comparisons have a page.
         problems: what could not be shown, one line each.
+        left_out: what the site that was there before showed and this one does not, in one line; empty if nothing.
     """
 
     index: Path
@@ -46,6 +47,7 @@ class Site:
     measured: int
     comparisons: int
     problems: tuple[str, ...]
+    left_out: str
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,13 @@ def write_site(catalog: Catalog, runs: str | os.PathLike[str] = "runs", site: st
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         written = _write(draft, catalog, Path(runs))
+        left_out = _left_out(draft, target, Path(runs))
         draft.chmod(0o755)
         _swap(draft, target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return Site(target / "index.html", *written)
+    return Site(target / "index.html", *written, left_out)
 
 
 def site_folder(site: str | os.PathLike[str]) -> Path:
@@ -126,6 +129,22 @@ def _write(draft: Path, catalog: Catalog, runs: Path) -> tuple[int, int, int, tu
     pages: list[SystemView | ComparisonView] = [*systems, *comparisons]
     _write_assets(draft, charts=any(page.figures for page in pages))
     return len(systems), sum(system.run is not None for system in systems), len(comparisons), tuple(problems)
+
+
+def _left_out(draft: Path, target: Path, runs: Path) -> str:
+    """The comparisons and measured systems that the old site has tables of and that are not in ``runs``, in one line.
+
+    They are left out because a site shows one folder of runs, and nothing that was removed from it.
+    """
+    before, now = ({path.name for path in site.glob("data/*")} for site in (target, draft))
+    gone = [name for name in sorted(before - now) if not (runs / name).exists()]
+    if not gone:
+        return ""
+    more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+    return (
+        f"{target} now shows what is stored in {runs}, and no longer {', '.join(gone[:3])}{more}; "
+        "a --site for each folder of runs keeps both"
+    )
 
 
 class _Renderer:

@@ -6,13 +6,17 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heedful.lab import results, text
 from heedful.lab.declare import Claim, Experiment, canonical
 from heedful.lab.errors import LabError
 from heedful.lab.identity import identify
 from heedful.lab.report.parts import FigureView, Forest, forest, spec_of, table_view
+from heedful.lab.store import CELLS
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _KEYS = {
     "scale",
@@ -35,6 +39,8 @@ _KEYS = {
     "values_sha256",
 }
 """What a run's ``meta.json`` must say for a page to be made of it."""
+
+_UNFINISHED = "what they show is not all measured yet"
 
 
 @dataclass(frozen=True)
@@ -136,12 +142,16 @@ def system_view(experiment: Experiment, runs: Path, site: Path) -> tuple[SystemV
     figures: tuple[FigureView, ...] = ()
     marks = list(_marks(experiment, run))
     if run and experiment.figures:
+        why = ""
         try:
-            figures = tuple(_figures(experiment, run, site))
+            figures = tuple(_figures(experiment, _rows(run), site))
+        except LabError as error:
+            why = str(error)
         except Exception as error:  # the room's own code, perhaps on rows that older code stored
-            problem = f"the charts of {experiment.slug} cannot be drawn: {type(error).__name__}: {error}"
-            problems.append(text.one_line(problem))
-            marks.append(Mark("no charts", text.one_line(f"{type(error).__name__}: {error}")))
+            why = text.one_line(f"{type(error).__name__}: {error}") if run.complete else _UNFINISHED
+        if why:
+            problems.append(f"the charts of {experiment.slug} cannot be drawn: {why}")
+            marks.append(Mark("no charts", why))
     view = SystemView(
         experiment=experiment,
         path=f"systems/{experiment.slug}.html",
@@ -253,9 +263,18 @@ def _remark(claim: Claim, decision: str, verdict: Mapping[str, Any]) -> str:
     return "; ".join([decision, *notes]) + "." + fixed
 
 
-def _figures(experiment: Experiment, run: StoredRun, site: Path) -> Iterator[FigureView]:
+def _rows(run: StoredRun) -> pl.DataFrame:
+    """What charts are drawn from. Raises LabError if nothing is measured."""
+    begun = (run.folder / CELLS).exists()
+    if begun and (rows := results.read(run.folder)).height:
+        return rows
+    tuned = begun and results.values(run.folder, results.TUNE).height
+    raise LabError(f"{'nothing but tuning' if tuned else 'no cell'} has been measured yet")
+
+
+def _figures(experiment: Experiment, rows: pl.DataFrame, site: Path) -> Iterator[FigureView]:
     assert experiment.figures is not None
-    for number, figure in enumerate(experiment.figures(results.read(run.folder))):
+    for number, figure in enumerate(experiment.figures(rows)):
         table = table_view(figure.table, site, f"data/{experiment.slug}/figure-{number}.csv")
         yield FigureView(figure.title, figure.caption, spec_of(figure.chart), table)
 

@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from heedful.lab import Cell, Context, Row, data
+from heedful.lab.files import read_parquet
 from heedful.paging.algorithms import make
 from heedful.paging.base import Trace
 from heedful.paging.blind_oracle import lfd
@@ -41,7 +41,7 @@ def _loaded(name: str, k: int, length: int) -> Trace:
         return GENERATORS[name](length, k, np.random.default_rng([zlib.crc32(name.encode()), k, length]))
     path = data.find(FILES[name])
     assert path is not None
-    table = pl.read_parquet(path)
+    table = read_parquet(path)
     pages = table["block_ids"].explode() if "block_ids" in table.columns else table["page"]
     return Trace.of(pages.to_numpy(), name)
 

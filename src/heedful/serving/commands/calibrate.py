@@ -83,8 +83,11 @@ def _read(path: Path) -> pl.DataFrame:
     import polars as pl
 
     try:
-        frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
+        with path.open("rb") as file:  # by its path polars would read all files that a [ or * in it may mean
+            frame = pl.read_parquet(file) if path.suffix == ".parquet" else pl.read_csv(file)
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror or error}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise LabError(f"{path}: {str(error).splitlines()[0]}") from error
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
