@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from heedful.bandits import data as bandit_data
-from heedful.bandits.commands import logs
+from heedful.bandits.commands import tables
 from heedful.cli import main
 from heedful.lab import DataFile, Figure, data, results
 from heedful.lab.data.content import content_hash
@@ -62,7 +62,7 @@ def numbers(*columns):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_room_reads_the_file_that_is_named(beside, name, kind):
     log = beside(f"{name}{kind}", numbers("action", "reward"))
-    assert logs.read_table(logs.Source("--log", log)).height == ROWS
+    assert tables.read_table(tables.Source("--log", log)).height == ROWS
     assert len(read_trace(beside(f"{name}{kind}", numbers("page")))) == ROWS
     requests = read_log(beside(f"{name}{kind}", numbers("input_tokens", "output_tokens")))
     assert len(requests.workload) == ROWS

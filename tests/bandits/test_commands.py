@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from offers import a_log
 
-from heedful.bandits.commands import logs, made, measuring, options, page
+from heedful.bandits.commands import logs, made, measuring, options, page, tables
 from heedful.bandits.commands.encoder import Encoder
 from heedful.bandits.oracle_policies import ContextualEpsilon
 from heedful.bandits.oracles import LogisticOracle
@@ -30,7 +30,7 @@ def rows_of(log: logs.Log, policies: str, oracle: str = "logistic", **changed: A
     return {row["policy"]: row for row in found}
 
 
-A_CSV = logs.Source("--log", Path("a.csv"))
+A_CSV = tables.Source("--log", Path("a.csv"))
 NONE: Any = lambda *_: None  # noqa: E731
 COLUMNS = logs.Columns(None, "action", "reward", "propensity", None, None, "at")
 
@@ -236,8 +236,8 @@ def test_sets_of_actions_from_lists_and_from_text(compare: Any, tmp_path: Path) 
     table = a_log().with_columns(there=pl.when(pl.col("action") == "c").then(pl.lit("b|c")).otherwise(pl.lit("a|b")))
     table.write_csv(tmp_path / "a.csv")
     columns = logs.Columns(("shop",), "action", "reward", "propensity", "there", None, None)
-    source = logs.Source("--log", tmp_path / "a.csv")
-    log = logs.from_table(logs.read_table(source), columns, source)
+    source = tables.Source("--log", tmp_path / "a.csv")
+    log = logs.from_table(tables.read_table(source), columns, source)
     lists = logs.from_table(table.with_columns(pl.col("there").str.split("|")), columns, A_CSV)
     assert np.array_equal(log.feasible, lists.feasible) and log.feasible.sum(axis=1).tolist() == [2] * 1200
     flags = table.with_columns(action=pl.col("action") == "a", there=pl.lit([True, False]))

@@ -68,6 +68,9 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--log", "other.csv", "--actions-column", "there"),
         ("'action' is 'a' in line 5", "not in its 'there'"),
     ),
+    "field too many": (("--log", "wide.csv"), ("--log wide.csv: line 4 has 8 fields, and the header 7",)),
+    "not text": (("--log", "latin.csv"), ("--log latin.csv: line 3 is not UTF-8",)),
+    "open quote": (("--log", "quote.csv"), ("--log quote.csv: line 3: unexpected end of data",)),
     "text as time": ((*LOG, "--time", "shop"), ("'shop' is 'z' in line 2; it must hold dates like",)),
     "text as reward": ((*LOG, "--reward", "shop"), ("'shop' is 'z' in line 2, which is not a number",)),
     "no such policy": ((*LOG, "--policies", "greedi"), ("--policies 'greedi': is not known; there are: uniform",)),
@@ -127,6 +130,9 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, people: Any) -> Path:
     table.with_columns(action=pl.concat_list("action")).write_parquet(folder / "lists.parquet")
     table.write_parquet(folder / "a.parquet")
     (folder / "a.txt").write_text("x")
+    lines = table.head(100).write_csv().encode().splitlines(keepends=True)
+    for name, line, odd in (("wide", 3, b"1,2,3,4,5,6,7,8\n"), ("latin", 2, b"\xff\xfe,1\n"), ("quote", 2, b'"a,1\n')):
+        (folder / f"{name}.csv").write_bytes(b"".join([*lines[:line], odd, *lines[line:]]))
     people(300).with_columns(again="score").write_csv(folder / "p.csv")
     some = people(300)
     some.with_columns(outcome=pl.lit(None)).write_csv(folder / "unseen.csv")

@@ -178,11 +178,12 @@ def _thresholds(
     learning: tuple[int, int, int], out: Path, site: Path, json: bool,
 ) -> None:  # fmt: skip
     """``--scores``: thresholds found on the first part of the people, and learned online, measured on the rest."""
-    from heedful.bandits.commands import logs, online, options, page, scores
+    from heedful.bandits.commands import online, options, page, scores
+    from heedful.bandits.commands.tables import LARGEST
 
     for option, value in zip(("--tolerance", "--gain", "--loss"), terms):
-        if not value <= logs.LARGEST:
-            raise LabError(f"{option} {value:g}: must be a number of at most {logs.LARGEST:g}")
+        if not value <= LARGEST:
+            raise LabError(f"{option} {value:g}: must be a number of at most {LARGEST:g}")
     score, group, outcome, groups = columns
     share, wanted = options.read_share(split), options.read_names("--groups", groups)
     comparing.check_writable("bandits", out, site)
@@ -227,13 +228,13 @@ def _thresholds(
 
 def _log(path: Path | None, named: tuple[Any, ...], seed: int) -> Log:
     """The log that was asked for, else the made one."""
-    from heedful.bandits.commands import logs, made, options
+    from heedful.bandits.commands import logs, made, options, tables
 
     if path is None:
         return made.payments(seed)
     names, action, reward, propensity, available, position, time = named
-    source = logs.Source("--log", path)
-    table = logs.read_table(source)
+    source = tables.Source("--log", path)
+    table = tables.read_table(source)
     if propensity is None and "propensity" in table.columns:
         propensity = "propensity"
     context = options.read_names("--context", names)

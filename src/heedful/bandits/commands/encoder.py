@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from heedful.bandits.commands.logs import Floats
+from heedful.bandits.commands.tables import Floats
 
 MOST_LEVELS = 50
 """A text column becomes so many columns and one for everything else."""

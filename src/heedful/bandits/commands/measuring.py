@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from heedful.bandits.arms import ArmMethod, Reward
 from heedful.bandits.commands.encoder import Encoder
-from heedful.bandits.commands.logs import Floats, Log
+from heedful.bandits.commands.logs import Log
 from heedful.bandits.commands.options import Contender
+from heedful.bandits.commands.tables import Floats
 from heedful.bandits.exploring import mask_of
 from heedful.bandits.off_policy import Estimate, Logged, Support
 from heedful.bandits.oracles import Oracle, RidgeOracle

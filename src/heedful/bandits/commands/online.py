@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.commands.logs import Floats
 from heedful.bandits.commands.scores import People, Terms
+from heedful.bandits.commands.tables import Floats
 from heedful.bandits.ofs import OFS
 from heedful.bandits.primal_dual import PrimalDualUCB
 from heedful.bandits.threshold_baselines import PessimisticSearch, ThresholdUCB

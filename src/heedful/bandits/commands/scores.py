@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.bandits.commands.logs import Floats, Source, check_columns, check_roles, numbers, read_table, texts
 from heedful.bandits.commands.measuring import Intervals
+from heedful.bandits.commands.tables import Floats, Source, check_columns, check_roles, numbers, read_table, texts
 from heedful.lab.errors import LabError
 
 GRID = 99
