@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
+from numba.core.errors import TypingError
 
 from heedful.bandits import blocks
 from heedful.bandits.ridge import add_row, add_rows, no_rows, products
@@ -42,6 +44,18 @@ def test_blocks_stand_for_their_matrix(seed: int, d: int, square: Square) -> Non
     assert np.array_equal(blocks.square(inside, d), matrix)
     assert np.array_equal(square(inside)[:d, :d], matrix) and not square(inside)[d:].any()
     assert np.array_equal(blocks.diagonal(d, 0.3), kept(0.3 * np.eye(d)))
+
+
+@njit
+def first_fours(x: np.ndarray, y: np.ndarray) -> float:
+    return blocks.dot4(x, 0, y, 0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("odd", [np.ones(8)[::2], np.ones(4, np.float32), np.ones(4, np.int64), np.ones((2, 4))])
+def test_fours_are_read_from_nothing_but_contiguous_float64(odd: np.ndarray) -> None:
+    assert first_fours(np.arange(4.0), np.ones(5)) == 6.0
+    with pytest.raises(TypingError, match="must be a contiguous float64 array of one axis"):
+        first_fours(odd, np.ones(4))
 
 
 @given(seed=seeds, d=sizes)

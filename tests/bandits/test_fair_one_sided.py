@@ -351,7 +351,7 @@ def test_a_pool_may_be_lists_and_must_hold_whom_its_good_rate_asks_for() -> None
         ([[0.5], [0.5]], [1, 1], 0.5, "good_rate=0.5: must be None for a pool that lacks good or bad people"),
         ([[0.5], [0.5]], [0, 1], 1.5, r"good_rate=1.5: must be a number in \[0, 1\]"),
         ([["a"]], [1], None, "features: must be an array of numbers"),
-        ([[0.5]], [None], None, "labels: must be 0 or 1"),
+        ([[0.5]], [None], None, "labels: must be an array of numbers"),
         ([[0.5]], ["good"], None, "labels: must be an array of numbers"),
         (np.empty((0, 2)), [], None, r"features: must have shape \[N, d\] with at least one person"),
         ([0.5], [1], None, "features: must have shape"),

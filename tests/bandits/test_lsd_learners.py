@@ -129,9 +129,10 @@ def test_a_set_of_exploration_sees_every_state_of_every_arm() -> None:
     assert LSDExploreCommit(horizon=600).exploration(8, 8) == 300
 
 
-def test_a_block_is_the_best_of_all_sequences() -> None:
-    method = BlockUCB("comb", length=3)
-    learner, rng = method.start(3, 2, seed=0), np.random.default_rng(1)
+@pytest.mark.parametrize("length", [2, 3])
+@pytest.mark.parametrize("variant", ["comb", "isi", "calibrated"])
+def test_a_block_is_the_best_of_all_sequences(variant: str, length: int) -> None:
+    learner, rng = BlockUCB(variant, length=length).start(3, 2, seed=0), np.random.default_rng(1)
     for _ in range(300):
         turn = learner.decide()
         learner.update(Reward(turn.token, float(rng.random() < 0.3 + 0.2 * turn.arm)))
@@ -141,17 +142,22 @@ def test_a_block_is_the_best_of_all_sequences() -> None:
     )
     now, last, run = 300, learner.state.last[0], learner.state.run[0]
     tau = [-int(run[i]) if last[i] == now - 1 else int(min(2, now - 1 - last[i])) for i in range(3)]
+    first = [0, 1, 2] if variant == "calibrated" else []
+    for arm in first:
+        tau = step(tau, arm)
 
     def worth(sequence: tuple[int, ...]) -> float:
-        states, total = list(tau), 0.0
+        states, total, seen = list(tau), 0.0, set()
         for arm in sequence:
             reach = max(-2, min(2, states[arm]))
-            total += bounds[arm, reach + 2 if reach < 0 else reach + 1]
+            if variant != "isi" or arm in seen:
+                total += bounds[arm, reach + 2 if reach < 0 else reach + 1]
             states = step(states, arm)
+            seen.add(arm)
         return total
 
-    best = max(itertools.product(range(3), repeat=3), key=worth)
-    assert tuple(learner.decide().arm for _ in range(3)) == best
+    best = max(itertools.product(range(3), repeat=length), key=worth)
+    assert [learner.decide().arm for _ in range(len(first) + length)] == [*first, *best]
 
 
 def test_blocks_of_too_many_sequences_are_refused() -> None:

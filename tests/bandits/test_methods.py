@@ -288,16 +288,18 @@ def test_an_action_set_of_another_size_is_chosen_from_every_round() -> None:
             learner.update(Reward(choice.token, 1.0))
 
 
-def test_shared_lints_draws_from_its_posterior(square: Any) -> None:
-    learner = LinTS(scale=0.8, shared=True).start(2, 2, seed=3)
-    rows = np.array([[1.0, 0.0], [0.4, 0.3]])
+@pytest.mark.parametrize("d", [2, 6])
+def test_shared_lints_draws_from_its_posterior(d: int, square: Any) -> None:
+    learner = LinTS(scale=0.8, shared=True).start(2, d, seed=3)
+    rows = np.zeros((2, d))
+    rows[:, :2], rows[1, d - 1] = [[1.0, 0.0], [0.4, 0.3]], 0.3
     for reward in (0.3, 0.1, 0.6):
         learner.update(Reward(learner.decide(rows).token, reward))
     gap = rows[0] - rows[1]
-    inverse, estimate = square(learner.state.inverse[0, 0])[:2, :2], learner.state.estimate[0, 0, :2]
+    inverse, estimate = square(learner.state.inverse[0, 0])[:d, :d], learner.state.estimate[0, 0, :d]
     chance = stats.norm.cdf(gap @ estimate / (0.8 * math.sqrt(gap @ inverse @ gap)))
     n = 20_000
-    batch = learner.decide_batch(n, np.broadcast_to(rows, (n, 2, 2)))
+    batch = learner.decide_batch(n, np.broadcast_to(rows, (n, 2, d)))
     assert abs((batch.actions == 0).mean() - chance) < 4 * math.sqrt(chance * (1 - chance) / n)
     assert not batch.supported
 
@@ -333,10 +335,11 @@ def test_learning_from_a_log_leaves_the_state_of_having_decided_it(spec: str) ->
     rng = np.random.default_rng(7)
     contexts, rewards, actions = rng.normal(size=(rounds, *shape)), rng.random(rounds), rng.integers(0, k, rounds)
     own, told = method.start(k, d, seed=1), method.start(k, d, seed=1)
+    chance = 0.3 if not method.randomised else 1.0  # own learns from a probability of 1: nothing else is feasible
     for t in range(rounds):
         choice = own.decide(contexts[t], np.arange(k) == actions[t])  # nothing else is feasible
         own.update(Reward(choice.token, rewards[t]))
-        told.learn_logged(actions[t], rewards[t], 1.0, contexts[t])
+        told.learn_logged(actions[t], rewards[t], chance, contexts[t])
     parts = set(told.state._fields) - {"words"} - OWN.get(method.name, set())
     assert parts or method.name in ("uniform", "round-robin")
     for name in parts:
@@ -345,6 +348,7 @@ def test_learning_from_a_log_leaves_the_state_of_having_decided_it(spec: str) ->
     for t in range(rounds):
         choice = told.decide(contexts[t], masks[t])
         assert 0 <= choice.action < k and masks[t][choice.action]
+        assert method.randomised or choice.probability == 1.0
         told.update(Reward(choice.token, rewards[t]))
     batch = told.decide_batch(rounds, contexts, masks)
     assert masks[np.arange(rounds), batch.actions].all()

@@ -9,10 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heedful.bandits import OFUL, UCB1, LinearSystem, LinTS, LinUCB, LSDOptimistic, Payoffs, Reward, SquareCB, make
+from heedful.bandits import (
+    OFUL,
+    UCB1,
+    LinearSystem,
+    LinTS,
+    LinUCB,
+    LSDOptimistic,
+    Payoffs,
+    Reward,
+    SquareCB,
+    Support,
+    make,
+)
+from heedful.bandits.auditors import pooled
+from heedful.bandits.checks import numbers_of
 from heedful.bandits.dynamical import play, polytope_vertices
 from heedful.bandits.exploring import mask_of
-from heedful.bandits.lsd_planning import greedy, plan, round_robin
+from heedful.bandits.lsd_planning import greedy, round_robin
 from heedful.bandits.lsd_rounding import arms_played, averages
 
 SYSTEM = LinearSystem(np.array([[0.5]]), np.array([[1.0]]), np.array([1.0]), np.array([0.5]))
@@ -36,6 +50,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: play(SYSTEM, np.ones((40_000, 1)), UCB1(), NOISE, [0, 1]),
         "actions: are 40000, at most 32767",
     ),
+    "no noise": (
+        lambda: play(SYSTEM, [[1.0]], UCB1(), np.zeros((0, 5)), []),
+        r"noise: must have shape \[0, T\], a row",
+    ),
+    "nan noise": (lambda: play(SYSTEM, [[1.0]], UCB1(), NOISE * np.nan, [0, 1]), "noise: must be finite"),
+    "text range": (lambda: play(SYSTEM, [[1.0]], UCB1(), NOISE, [0, 1], "a"), "low='a': must be a number"),
+    "text as numbers": (lambda: numbers_of("x", ["1", "2"]), "x: must be an array of numbers"),
+    "none as numbers": (lambda: numbers_of("x", [1.0, None]), "x: must be an array of numbers"),
+    "complex": (lambda: numbers_of("x", [1.0, 2j]), "x: must be an array of numbers"),
+    "lengths": (lambda: numbers_of("x", [[1.0], [1.0, 2.0]]), "x: must be an array of numbers"),
+    "text context": (lambda: LinUCB().start(2, 2).decide(["1", "2"]), "context: linucb needs an array of numbers"),
+    "ragged context": (lambda: LinUCB().start(2, 2).decide([[1], [1, 2]]), "context: linucb needs an array of numbers"),
+    "nobody": (lambda: pooled(np.zeros((3, 0, 0)), 0.5), r"distances: must have shape \[m, k, k\]"),
+    "one weight": (lambda: Support.of(3.0), "weights: must"),
     "system": (lambda: LinearSystem("x", [[1.0]], [1.0], [1.0]), "a: must be an array of numbers"),
     "flat system": (lambda: LinearSystem(0.5, [[1.0]], [1.0], [1.0]), r"a: must have shape \[1, 1\]"),
     "payoffs": (lambda: Payoffs("a", "b"), "rested: must be an array of numbers"),
@@ -43,7 +71,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "fewer arms": (lambda: arms_played(greedy(2), PAYOFFS, 5), "is one of 2 arms, payoffs are those of 3"),
     "more arms": (lambda: averages([greedy(4)], PAYOFFS, 5), "is one of 4 arms, payoffs are those of 3"),
     "no rounds": (lambda: averages([round_robin(PAYOFFS)], PAYOFFS, 0), "rounds=0: must be at least 1"),
-    "no stretch": (lambda: plan(PAYOFFS, np.random.default_rng(0), rounds=-5), "rounds=-5: must be at least 1"),
     "linucb": (lambda: LinUCB(shared="no"), "shared='no': must be True or False"),
     "lints": (lambda: LinTS(shared=1), "shared=1: must be True or False"),
     "squarecb": (lambda: SquareCB(shared=None), "shared=None: must be True or False"),
@@ -133,6 +160,24 @@ def test_a_saved_learner_that_was_changed_is_refused_and_nothing_is_taken(
     assert all(np.array_equal(a, b) for a, b in zip(before, other.state)) and other.counts.decided == 0
     other.load(tmp_path / "a.npz")
     assert other.counts == saved.counts
+
+
+@pytest.mark.parametrize("at", [6, 10])
+def test_a_file_whose_index_was_damaged_is_refused(at: int, tmp_path: Path) -> None:
+    """The version and the method of compression of a zip file's first entry, which zipfile may not know."""
+    learner = UCB1().start(2)
+    learner.save(tmp_path / "a.npz")
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[data.index(b"PK\x01\x02") + at] ^= 0xFF
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.npz: ") as error:
+        learner.load(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_large_have_a_mean_of_their_own() -> None:
+    found = Support.of([1e308, 1e308])
+    assert (found.ess, found.max_weight, found.mean_weight) == (2.0, 1e308, 1e308)
 
 
 def test_a_bare_array_is_no_saved_learner(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def check_reward(feedback: Any, unit: bool) -> None:
     """Raises ValueError unless it is a :class:`Reward` with a finite number, in [0, 1] if ``unit``."""
     reward = feedback.reward if isinstance(feedback, Reward) else None
     if type(reward) is not float:
-        if not isinstance(reward, int | np.integer | np.floating | np.bool_):
+        if not isinstance(reward, float | int | np.integer | np.floating | np.bool_):
             raise ValueError(f"feedback={feedback!r}: must be a Reward with a number")
         try:
             reward = float(reward)
@@ -242,9 +242,12 @@ class _Arms(Learner[Any]):
     def _contexts(self, context: Any, rows: int | None) -> Floats:
         """A copy as float64 ``[rows or 1, 1 or K, d]``; one without a leading axis of rows if ``rows`` is None."""
         try:
-            array = np.array(context, dtype=np.float64, order="C")
-        except (TypeError, ValueError):
-            raise ValueError(f"context: {self.method.name} needs an array of numbers") from None
+            given = np.asarray(context)
+        except ValueError:  # lists of different lengths
+            given = np.empty(0, dtype=object)
+        if given.dtype.kind not in "fiub":
+            raise ValueError(f"context: {self.method.name} needs an array of numbers")
+        array = np.array(given, dtype=np.float64, order="C")
         shape, d = array.shape, self.features
         lead = 0 if rows is None else 1
         if len(shape) != lead + (2 if self._per_action else 1) or shape[-1] != d or shape[:lead] != (rows,)[:lead]:
@@ -311,7 +314,7 @@ class ArmLearner(_Arms):
         """
         contexts = self._contexts(context, None) if self._linear else self._no_contexts
         mask = self._all if feasible is None and not self._per_action else self._feasible(feasible, contexts, 1)
-        self._action[0] = -1
+        self._action[0], self._chance[0] = -1, 1.0
         code, draws = self.method.choose(self.state, contexts, mask, 0, self._action, self._chance)
         if code:
             self._refuse(code)

@@ -67,7 +67,7 @@ def most_unfair(treatment: Floats, tolerances: Floats, alpha: float) -> tuple[in
 def _checked(distances: ArrayLike, axes: int) -> Floats:
     """float64 ``[..., m, k, k]`` of at least so many axes. Raises ValueError, and warns, as :func:`pooled`."""
     array = numbers_of("distances", distances)
-    if array.ndim < axes or array.shape[-3] == 0 or array.shape[-2] != array.shape[-1]:
+    if array.ndim < axes or array.shape[-3] == 0 or array.shape[-2] != array.shape[-1] or not array.shape[-1]:
         shape = "[T, m, k, k]" if axes == 4 else "[m, k, k]"
         raise ValueError(f"distances: must have shape {shape}, with at least one auditor, has {list(array.shape)}")
     if not ((array >= 0) & (array <= 1)).all():
@@ -113,7 +113,7 @@ def frontier(treatments: ArrayLike, distances: ArrayLike, alphas: ArrayLike, gam
     (rounds, k), members = policies.shape, sorted_.shape[1]
     if sorted_.shape != (rounds, members, k, k):
         raise ValueError(f"distances: must have shape [{rounds}, m, {k}, {k}], has {list(sorted_.shape)}")
-    allowed, shares = numbers_of("alphas", alphas), numbers_of("gammas", gammas)
+    allowed, shares = np.atleast_1d(numbers_of("alphas", alphas)), np.atleast_1d(numbers_of("gammas", gammas))
     for name, values in (("alphas", allowed), ("gammas", shares)):
         if values.ndim != 1:
             raise ValueError(f"{name}: must be a list of numbers, has shape {list(values.shape)}")

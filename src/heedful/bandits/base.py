@@ -345,7 +345,10 @@ class Learner(Generic[F]):
             with np.load(path, allow_pickle=False) as file:
                 parts = {name: file[name] for name in file.files}
             about = str(parts.pop("about"))
-        except (ValueError, KeyError, EOFError, TypeError, IsADirectoryError, zipfile.BadZipFile):  # TypeError: a .npy
+        except (FileNotFoundError, PermissionError):
+            raise
+        # TypeError: a .npy; NotImplementedError: bytes that speak of another kind of zip file
+        except (ValueError, KeyError, EOFError, TypeError, NotImplementedError, OSError, zipfile.BadZipFile):
             raise ValueError(f"{path}: is not a saved learner") from None
         if about != self._about():
             raise ValueError(f"{path}: was saved by {about}, this is {self._about()}")

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -66,6 +67,13 @@ def square(kept, features):  # type: ignore[no-untyped-def]
                     matrix[i, j] = matrix[j, i] = a
             at += BLOCK
     return matrix
+
+
+def _checked(*arrays: Any) -> None:
+    """Refuses to compile for anything but float64 arrays of one axis without gaps: nothing checks where fours are."""
+    for array in arrays:
+        if not (isinstance(array, types.Array) and (array.dtype, array.ndim, array.layout) == (types.float64, 1, "C")):
+            raise TypingError(f"{array}: must be a contiguous float64 array of one axis")
 
 
 class _Emit:
@@ -128,6 +136,7 @@ def dot4(typing: Any, x: Any, i: Any, y: Any, j: Any) -> Any:
         a, b, c, d = (builder.extract_element(products, ir.IntType(32)(k)) for k in range(SIDE))
         return emit.plus(emit.plus(a, b), emit.plus(c, d))
 
+    _checked(x, y)
     return types.float64(x, types.intp, y, types.intp), generate
 
 
@@ -148,6 +157,7 @@ def multiply(typing: Any, kept: Any, at: Any, x: Any, row: Any, column: Any, out
         emit.store(emit.plus(emit.load(out, column), sums), out, column)
         return context.get_dummy_value()
 
+    _checked(kept, x, out)
     return types.void(kept, types.intp, x, types.intp, types.intp, out), generate
 
 
@@ -164,4 +174,5 @@ def add_outer(typing: Any, kept: Any, at: Any, x: Any, row: Any, column: Any, fa
             emit.store(four, kept, at, k * SIDE)
         return context.get_dummy_value()
 
+    _checked(kept, x)
     return types.void(kept, types.intp, x, types.intp, types.intp, types.float64), generate

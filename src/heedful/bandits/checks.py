@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LARGEST = sys.float_info.max
-"""The largest finite number."""
+LARGEST = 1e100
+"""Numbers whose squares are summed are at most so large."""
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -27,7 +27,7 @@ def between(
 ) -> float:
     """The value as a float. Raises ValueError unless ``low <= value <= high`` (``<`` at an end that is open)."""
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    inside = number and low <= value <= high and abs(value) <= LARGEST
+    inside = number and low <= value <= high and abs(value) <= sys.float_info.max
     if not inside or (open_low and value == low) or (open_high and value == high):
         start, end = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
         raise ValueError(f"{name}={value!r}: must be a number in {start}{low:g}, {high:g}{end}")
@@ -43,9 +43,12 @@ def true_or_false(name: str, value: Any) -> None:
 def numbers_of(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """float64, contiguous. Raises ValueError, naming what it is, for what is no array of numbers."""
     try:
-        return np.ascontiguousarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: must be an array of numbers") from None
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: must be an array of numbers")
+    return np.asarray(array, dtype=np.float64, order="C")
 
 
 def flags_of(name: str, values: ArrayLike, rows: int, actions: int) -> NDArray[np.bool_]:

@@ -217,9 +217,11 @@ def play(
     if len(vectors) > np.iinfo(np.int16).max:
         raise ValueError(f"actions: are {len(vectors)}, at most {np.iinfo(np.int16).max}")
     noise = numbers_of("noise", noise)
-    if noise.ndim != 2 or len(noise) != len(seeds):
+    if noise.ndim != 2 or len(noise) != len(seeds) or not len(noise):
         raise ValueError(f"noise: must have shape [{len(seeds)}, T], a row per seed, has {list(noise.shape)}")
-    if not low < high:
+    if not np.isfinite(noise).all():
+        raise ValueError("noise: must be finite")
+    if not between("low", low, -np.inf) < between("high", high, -np.inf):
         raise ValueError(f"low={low!r}, high={high!r}: low must be below high")
     chosen = np.empty(noise.shape, dtype=np.int16)
     if isinstance(method, VectorMethod):

@@ -88,7 +88,7 @@ def _value(spec: str, key: str, text: str, wanted: Any) -> Any:
         return text
     choices = [_WORDS[option] for option in allowed if option in _WORDS]
     choices += [choice for option in allowed for choice in typing.get_args(option)]
-    *most, last = choices
+    *most, last = choices or [str(wanted)]
     raise ValueError(f"method {spec!r}: {key}={text}: must be {', '.join(most) + ' or ' if most else ''}{last}")
 
 

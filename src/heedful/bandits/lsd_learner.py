@@ -19,7 +19,7 @@ from heedful.bandits.arms import Reward, Rewards, check_reward, check_rewards
 from heedful.bandits.base import Kept, Learner, Method
 from heedful.bandits.checks import whole
 from heedful.bandits.lsd import Payoffs, mark_played, place, unplayed
-from heedful.bandits.lsd_planning import Plan, plan
+from heedful.bandits.lsd_planning import quick_plan
 from heedful.bandits.lsd_rounding import IDLE, due
 from heedful.bandits.streams import generators, streams, uniform
 
@@ -168,16 +168,14 @@ def follow(state: Seen, truth: Floats, words: Any, given: Ints, until: int, shor
     )  # fmt: skip
 
 
-def adopt(state: Seen, s: int, payoffs: Payoffs, draws: int, method: str) -> Plan:
+def adopt(state: Seen, s: int, payoffs: Payoffs, draws: int, method: str) -> None:
     """Makes a schedule for lane s from estimated payoffs, and follows it from now on."""
-    made = plan(payoffs, state.rngs[s], draws, method, rounds=10 * payoffs.window)
-    cycles, rule, fill = made.schedule.arrays
+    cycles, rule, fill = quick_plan(payoffs, state.rngs[s], draws, method).arrays
     # It was tried from round 0 on; here it begins now.
     cycles[2] = (cycles[2] - state.clock[s, NOW]) % np.maximum(1, cycles[0] + cycles[1])
     state.cycles[s], state.table[s], state.before[s] = cycles, payoffs.table, state.counts[s]
     state.clock[s, 1:] = state.clock[s, NOW], 0, rule, fill
     state.busy[s] = 0
-    return made
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def round_robin(payoffs: Payoffs) -> Schedule:
 
 
 def plan(
-    payoffs: Payoffs, rng: np.random.Generator, draws: int = 32, method: str = "practical", rounds: int | None = None,
+    payoffs: Payoffs, rng: np.random.Generator, draws: int = 32, method: str = "practical",
     relaxation: Relaxation | None = None,
 ) -> Plan:  # fmt: skip
     """A schedule to follow.
@@ -79,32 +79,45 @@ def plan(
         method: ``lp-round``: one draw, with the guarantee of the payoffs' shape. ``practical``: the best of many draws,
             of greedy and of the best single cycle; never below these two. Draws of monotone arms are tried with and
             without filling idle rounds, those of half-monotone ones as whole runs, and those of arms of any shape in
-            all three ways.
-        rounds: for how long each is tried; None: 20 W. The best of each kind are compared over 200 W.
+            all three ways. All are tried over 20 W rounds, and the best of each kind are compared over 200 W.
         relaxation: of the payoffs, if it is at hand.
 
-    Raises ValueError for another method, no draws, or no rounds.
+    Raises ValueError for another method, or no draws.
     """
+    bound, burn = relaxation or relax(payoffs), 2 * payoffs.window
+    best = _best(payoffs, rng, draws, method, bound, 20 * payoffs.window)
+    values = [float(averages([schedule], payoffs, 200 * payoffs.window, burn)[0]) for schedule, _ in best]
+    value = max(values)
+    return Plan(best[values.index(value)][0], min(value, bound.value), bound.value)
+
+
+def quick_plan(payoffs: Payoffs, rng: np.random.Generator, draws: int, method: str) -> Schedule:
+    """As :func:`plan`, for learners, whose estimates are worth no more: what earns most over 10 W rounds."""
+    best = _best(payoffs, rng, draws, method, relax(payoffs), 10 * payoffs.window)
+    return max(best, key=lambda pair: pair[1])[0]
+
+
+def _best(
+    payoffs: Payoffs, rng: np.random.Generator, draws: int, method: str, relaxation: Relaxation, rounds: int
+) -> list[tuple[Schedule, float]]:
+    """The best schedule of each kind, and what it earns per round over so many rounds."""
     check_planner("method", method)
     whole("draws", draws)
-    bound = relaxation or relax(payoffs)
-    span = 20 * payoffs.window if rounds is None else whole("rounds", rounds)
-    burn, long = 2 * payoffs.window, 200 * payoffs.window
     rule: Rule = "real" if payoffs.shape == "monotone" else "whole-runs"
     if method == "lp-round":
-        (schedule,) = rounded(bound, payoffs, 1, rng, rule)
-        return Plan(schedule, min(float(averages([schedule], payoffs, long, burn)[0]), bound.value), bound.value)
-    drawn = rounded(bound, payoffs, draws, rng, rule, scale=1.0)
-    groups = [drawn]
-    if payoffs.shape == "any":
-        groups.append(rounded(bound, payoffs, draws, rng, "real"))
-    if payoffs.shape != "half-monotone":
-        groups.append([Schedule(s.rests, s.plays, s.offsets, s.rule, fill=True) for s in groups[-1]])
-    groups += [[greedy(payoffs.arms)], [best_cycle(payoffs)]]
-    best = [group[int(averages(group, payoffs, span, burn).argmax())] for group in groups]
-    values = [float(averages([schedule], payoffs, long, burn)[0]) for schedule in best]
-    value = max(values)
-    return Plan(best[values.index(value)], min(value, bound.value), bound.value)
+        groups = [rounded(relaxation, payoffs, 1, rng, rule)]
+    else:
+        groups = [rounded(relaxation, payoffs, draws, rng, rule, scale=1.0)]
+        if payoffs.shape == "any":
+            groups.append(rounded(relaxation, payoffs, draws, rng, "real"))
+        if payoffs.shape != "half-monotone":
+            groups.append([Schedule(s.rests, s.plays, s.offsets, s.rule, fill=True) for s in groups[-1]])
+        groups += [[greedy(payoffs.arms)], [best_cycle(payoffs)]]
+    best = []
+    for group in groups:
+        earned = averages(group, payoffs, rounds, 2 * payoffs.window)
+        best.append((group[int(earned.argmax())], float(earned.max())))
+    return best
 
 
 def optimum(payoffs: Payoffs, tolerance: float = 1e-6, most: int = 2_000_000) -> float:

@@ -152,7 +152,7 @@ class Support:
         most = float(w.max())
         shares = w / most if most else w  # whose squares are finite
         ess = float(shares.sum()) ** 2 / float((shares**2).sum()) if most else 0.0
-        return cls(ess, most, float(w.mean()), uncovered)
+        return cls(ess, most, most * float(shares.mean()), uncovered)
 
     @property
     def problems(self) -> tuple[str, ...]:

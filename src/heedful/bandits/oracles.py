@@ -14,11 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heedful.bandits.checks import between, numbers_of, whole
+from heedful.bandits.checks import LARGEST, between, numbers_of, whole
 
 Floats = NDArray[np.float64]
-LARGEST = 1e100
-"""Of a context's numbers in modulus; squares are summed."""
 
 
 @dataclass(frozen=True, eq=False)

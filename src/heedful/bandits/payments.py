@@ -85,8 +85,8 @@ class Payments:
         whole("seed", self.seed, least=0)
         between("nonlinearity", self.nonlinearity, 0.0)
         between("feasible", self.feasible, 0.0, 1.0, open_low=True)
-        if self.base_rate is not None and between("base_rate", self.base_rate, 0.0, 1.0, open_low=True) == 1.0:
-            raise ValueError(f"base_rate={self.base_rate!r}: must be a number in (0, 1)")
+        if self.base_rate is not None:
+            between("base_rate", self.base_rate, 0.0, 1.0, open_low=True, open_high=True)
 
     @cached_property
     def _drawn(self) -> tuple[Floats, Floats, Floats]:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from heedful.bandits.arms import Choice, Choices, Reward, Rewards, check_reward, check_rewards
 from heedful.bandits.base import Kept, Learner, Method
-from heedful.bandits.checks import numbers_of
+from heedful.bandits.checks import LARGEST, numbers_of
 from heedful.bandits.kernels import REORDER
 from heedful.bandits.ridge import dot
 from heedful.bandits.streams import streams
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from heedful.bandits.dynamical import World
 
 Floats = NDArray[np.float64]
-
-
-LARGEST = 1e100
-"""Of an action's numbers, whose squares are summed."""
 
 
 def action_set(actions: ArrayLike, features: int | None = None) -> Floats:

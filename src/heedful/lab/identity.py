@@ -160,14 +160,19 @@ class Identity:
         return digest(self.code, dict(self.params))
 
 
-def identify(experiment: Experiment, params: Mapping[str, Any], device: str = "cpu") -> Identity:
-    """The identity of a run of ``experiment`` with these parameters, as the code stands now."""
+def files_of(experiment: Experiment) -> dict[str, Path]:
+    """Name -> file, of all sources that a run of ``experiment`` depends on."""
     reference = locate(experiment)
     files = {} if not reference.path else {Path(reference.path).stem: Path(reference.path)}
     for module in (*experiment.modules, *(() if reference.path else (reference.module,))):
         files.update(source_files(module))
+    return files
+
+
+def identify(experiment: Experiment, params: Mapping[str, Any], device: str = "cpu") -> Identity:
+    """The identity of a run of ``experiment`` with these parameters, as the code stands now."""
     sources, imported = {}, {"numpy"}
-    for name, path in sorted(files.items()):
+    for name, path in sorted(files_of(experiment).items()):
         content = path.read_bytes()
         sources[name] = hashlib.sha256(content).hexdigest()
         if path.suffix == ".py":

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from heedful.lab import results, wire
+from heedful.lab.compiled import forget_stale
 from heedful.lab.declare import Cell, Experiment, canonical
 from heedful.lab.device import check_device_of
 from heedful.lab.errors import LabError, WorkError
-from heedful.lab.identity import identify, locate
+from heedful.lab.identity import files_of, identify, locate
 from heedful.lab.judge import Verdict, judge
 from heedful.lab.machine import available_cpus
 from heedful.lab.record import Record
@@ -171,6 +172,7 @@ def run(
     check_workers(workers)
     check_device_of((experiment,), device)
     params = resolve_params(experiment, scale, seeds=seeds, overrides=overrides)
+    forget_stale(files_of(experiment).values())
     identity = identify(experiment, params, device)
     reference = locate(experiment)
     columns = Columns.of(experiment)

@@ -57,7 +57,7 @@ def make(spec: str, offered: Sequence[str] | None = None) -> Scheduler:
     name, _, rest = spec.partition(":")
     cls = classes().get(name)
     if cls is None:
-        there = offered or names()
+        there = names() if offered is None else offered
         close = difflib.get_close_matches(name, there, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         where = f" in {spec!r}" if name != spec else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +32,13 @@ class Workload:
     name: str = ""
 
     def __post_init__(self) -> None:
-        n = len(self.prompt)
+        n = len(_list_of("prompt", self.prompt))
         for field in ("prompt", "output", "cap"):
-            array = np.asarray(getattr(self, field))
-            if array.ndim != 1 or len(array) != n:
-                raise ValueError(f"{field}: {array.size} entries for {n} requests")
+            array = _list_of(field, getattr(self, field))
+            if len(array) != n:
+                raise ValueError(f"{field}: {len(array)} entries for {n} requests")
             if n and array.dtype.kind not in "iu":
-                raise ValueError(f"{field}: must be whole numbers, is {array.dtype}")
+                raise ValueError(f"{field}: must be whole numbers in [1, 2**31), is {array.dtype}")
             if (wrong := np.flatnonzero((array < 1) | (array >= 2**31))).size:
                 first = int(wrong[0])
                 raise ValueError(f"{field}: request {first} has {array[first]}, must lie in [1, 2**31)")
@@ -48,9 +49,9 @@ class Workload:
                 f"cap: request {first} generates {self.output[first]} tokens, above its cap {self.cap[first]}"
             )
         if self.arrival is not None:
-            times = np.asarray(self.arrival)
-            if times.ndim != 1 or len(times) != n:
-                raise ValueError(f"arrival: {times.size} entries for {n} requests")
+            times = _list_of("arrival", self.arrival)
+            if len(times) != n:
+                raise ValueError(f"arrival: {len(times)} entries for {n} requests")
             if times.dtype.kind not in "iuf":
                 raise ValueError(f"arrival: must be seconds, is {times.dtype}")
             if n and not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
@@ -76,6 +77,17 @@ class Workload:
         """The requests ``[start, stop)``, the first of them arriving at 0."""
         arrival = None if self.arrival is None else self.arrival[start:stop] - self.arrival[start]
         return Workload(self.prompt[start:stop], self.output[start:stop], self.cap[start:stop], arrival, self.name)
+
+
+def _list_of(field: str, values: object) -> NDArray[Any]:
+    """An array of one axis. Raises ValueError, naming the field, for anything else."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty((0, 0))
+    if array.ndim != 1:
+        raise ValueError(f"{field}: must be a list of numbers, one for each request")
+    return array
 
 
 def next_power_of_two(n: int) -> int:
