@@ -3,10 +3,10 @@
     python benchmarks/bandits.py [--part rounds|batches|seeds|peers] [--rounds 5] [--quick]
 
 One core. A round is what a user writes: decide, look the reward up, update. Of rounds the median of 100,000 is taken,
-each by itself; all else is processor time, so that other work on the machine matters little. Other libraries
-(VowpalWabbit, MABWiser, river) run in a virtual environment of their own that is made on first use; they are given the
-same contexts and the same rewards, round by round, with the same exploration, and what they earn is compared seed by
-seed.
+each by itself; all else is processor time. All methods take turns, several times over, so that other work on the
+machine matters little. Other libraries (VowpalWabbit, MABWiser, river) run in a virtual environment of their own that
+is made on first use; they are given the same contexts and the same rewards, round by round, with the same exploration,
+and what they earn is compared seed by seed.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ from reporting import report
 PEERS = ("vowpalwabbit==9.11.9", "mabwiser==2.7.4", "river==0.26.1")
 SIZES = ((10, 20), (100, 20), (10, 100), (100, 100))
 LANES = (64, 256)
+TOLD = 20
+"""Rounds whose contexts and rewards are drawn beforehand, and come again and again: as near as if drawn just now."""
 LINEAR = ("linucb", "lints", "squarecb", "falcon", "contextual-epsilon", "softmax")
 BESIDE = (
     ("squarecb", "vowpalwabbit", "squarecb"),
@@ -162,15 +164,16 @@ def peer_python() -> Path:
     return python
 
 
-def clock(work: Callable[[], Any], rounds: int) -> float:
-    """Seconds of processor time of a work, the median of some; the first time compiles."""
-    work()
-    taken = []
-    for _ in range(rounds):
-        begun = time.thread_time()
-        work()
-        taken.append(time.thread_time() - begun)
-    return statistics.median(taken)
+def clocks(works: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Seconds of processor time of each, the median of rounds in which all take turns; the first time compiles."""
+    taken: list[list[float]] = [[] for _ in works]
+    for number in range(rounds + 1):
+        for mine, work in zip(taken, works, strict=True):
+            begun = time.thread_time()
+            work()
+            if number > 0:
+                mine.append(time.thread_time() - begun)
+    return [statistics.median(mine) for mine in taken]
 
 
 def play(learner: Any, contexts: np.ndarray, rewards: np.ndarray) -> float:
@@ -184,22 +187,27 @@ def play(learner: Any, contexts: np.ndarray, rewards: np.ndarray) -> float:
     return total
 
 
-def rounds_part(length: int) -> list[dict[str, Any]]:
-    """Microseconds per round of every method at four sizes, the median over so many rounds."""
-    rows, rng = [], np.random.default_rng(0)
+def rounds_part(passes: int, length: int) -> list[dict[str, Any]]:
+    """Microseconds of wall time per round of every method at four sizes: the median of ``length`` rounds, taken in some
+    passes over all of them, so that a minute in which the machine is slow is a part of every median and no more."""
+    rng, works = np.random.default_rng(0), []
     for spec in names("arms"):
-        row: dict[str, Any] = {"method": spec}
         for actions, features in SIZES:
             contexts, rewards = rng.normal(size=(1000, features)), rng.random((1000, actions))
             learner = make(spec).start(actions, features)
             play(learner, contexts[:10], rewards[:10])  # compiles
-            row[f"K={actions} d={features}, us"] = median_round(learner, contexts, rewards, length)
-        rows.append(row)
-    return rows
+            works.append((spec, f"K={actions} d={features}, us", learner, contexts, rewards, np.empty(length)))
+    for part in np.array_split(np.arange(length), passes):
+        for _, _, learner, contexts, rewards, taken in works:
+            taken[part] = nanoseconds(learner, contexts, rewards, len(part))
+    rows: dict[str, dict[str, Any]] = {}
+    for spec, column, *_, taken in works:
+        rows.setdefault(spec, {"method": spec})[column] = float(np.median(taken)) / 1e3
+    return list(rows.values())
 
 
-def median_round(learner: Any, contexts: np.ndarray, rewards: np.ndarray, length: int) -> float:
-    """Microseconds of wall time of a round, the median of so many; contexts and rewards are gone through in turn."""
+def nanoseconds(learner: Any, contexts: np.ndarray, rewards: np.ndarray, length: int) -> np.ndarray:
+    """Of so many rounds, int64 ``[length]``; contexts and rewards are gone through in turn."""
     taken, now = np.empty(length, dtype=np.int64), time.perf_counter_ns
     for t in range(length):
         place = t % len(contexts)
@@ -207,29 +215,31 @@ def median_round(learner: Any, contexts: np.ndarray, rewards: np.ndarray, length
         choice = learner.decide(contexts[place])
         learner.update(Reward(choice.token, float(rewards[place, choice.action])))
         taken[t] = now() - begun
-    return float(np.median(taken)) / 1e3
+    return taken
 
 
 def batches_part(rounds: int, length: int) -> list[dict[str, Any]]:
     """Microseconds per row of batches: methods on their own, exploration of given scores, and whole generations."""
-    rows, rng = [], np.random.default_rng(0)
+    rows, works, rng = [], [], np.random.default_rng(0)
     for actions, features in SIZES[:2]:
         contexts = rng.normal(size=(length, features))
         for spec in LINEAR:
             learner = make(spec).start(actions, features, max_pending=1)
-            seconds = clock(lambda it=learner, c=contexts: it.decide_batch(length, c), rounds)
-            rows.append({"what": f"{spec}, decide_batch", "K": actions, "d": features, "us per row": seconds})
+            rows.append({"what": f"{spec}, decide_batch", "K": actions, "d": features})
+            works.append(lambda it=learner, c=contexts: it.decide_batch(length, c))
         scores = rng.random((length, actions))
         for what, work in (
             ("inverse-gap weighting of given scores", lambda s=scores: SquareCB().probabilities(s, rows=6000)),
             ("the same, and sampling", lambda s=scores: draw(SquareCB().probabilities(s, rows=6000), rng)),
         ):
-            rows.append({"what": what, "K": actions, "d": None, "us per row": clock(work, rounds)})
-    for row in rows:
-        row["us per row"] *= 1e6 / length
+            rows.append({"what": what, "K": actions, "d": None})
+            works.append(work)
+    for row, seconds in zip(rows, clocks(works, rounds), strict=True):
+        row["us per row"] = 1e6 * seconds / length
     count, per = (12, 2000) if length >= 2000 else (3, 200)
-    for oracle in (RidgeOracle(), LogisticOracle(), BoostingOracle(), MLPOracle()):
-        seconds = clock(lambda o=oracle: generations(o, count, per), max(1, rounds // 3))
+    oracles = (RidgeOracle(), LogisticOracle(), BoostingOracle(), MLPOracle())
+    runs = clocks([lambda o=oracle: generations(o, count, per) for oracle in oracles], max(1, rounds // 3))
+    for oracle, seconds in zip(oracles, runs, strict=True):
         what = f"{count} generations of {per} on {oracle.name}: fit, score, weigh, sample"
         rows.append({"what": what, "K": 8, "d": 8, "us per row": 1e6 * seconds / (count * per)})
     return rows
@@ -247,14 +257,14 @@ def generations(oracle: Any, count: int, per: int) -> None:
 
 def seeds_part(rounds: int, length: int) -> list[dict[str, Any]]:
     """Microseconds per round and seed: one learner after the other, and all of them together."""
+    kinds = [*((name, "arms") for name in names("arms")), *OTHERS]
+    works = [Simulation(kind, make(spec), lanes, length) for spec, kind in kinds for lanes in LANES]
+    seconds = iter(clocks([each for work in works for each in (work.one_by_one, work.all_together)], rounds))
     rows = []
-    for spec, kind in [*((name, "arms") for name in names("arms")), *OTHERS]:
+    for spec, _ in kinds:
         row: dict[str, Any] = {"method": spec}
         for lanes in LANES:
-            work = Simulation(kind, make(spec), lanes, length)
-            loop, batched = (
-                1e6 * clock(each, rounds) / (lanes * length) for each in (work.one_by_one, work.all_together)
-            )
+            loop, batched = (1e6 * next(seconds) / (lanes * length) for _ in range(2))
             row |= {f"loop, {lanes} seeds": loop, f"together, {lanes}": batched, f"ratio, {lanes}": loop / batched}
         rows.append(row)
     return rows
@@ -273,9 +283,9 @@ class Simulation:
     def __init__(self, kind: str, method: Any, lanes: int, length: int) -> None:
         self.kind, self.lanes, self.length = kind, lanes, length
         rng, (actions, features) = np.random.default_rng(0), SIZES[0]
-        self.contexts = rng.normal(size=(length, lanes, features))
-        self.rewards = rng.random((length, lanes, actions))
-        self.people = rng.random((length, lanes, 4, 7))
+        self.contexts = rng.normal(size=(TOLD, lanes, features))
+        self.rewards = rng.random((TOLD, lanes, actions))
+        self.people = rng.random((TOLD, lanes, 4, 7))
         rules = LinearRules.random(rng.random((300, 7)), 150, rng)
         asked: tuple[Any, ...] = {
             "arms": (actions, features), "vectors": (rng.normal(size=(6, 3)),), "thresholds": (25,),
@@ -296,6 +306,7 @@ class Simulation:
 
     def _round(self, learner: Any, t: int, lane: int | None) -> None:
         """One round of a lane, or of all of them."""
+        t %= TOLD
         rewards = self.rewards[t] if lane is None else self.rewards[t, lane]
         if self.kind == "arms":
             decision = learner.decide(self.contexts[t] if lane is None else self.contexts[t, lane])
@@ -320,49 +331,49 @@ class Simulation:
 
 
 def peers_part(seeds: int, length: int) -> list[dict[str, Any]]:
-    """Time and reward beside other libraries, on the same contexts and rewards, seed by seed."""
-    actions, features, peer, rows = 10, 20, Peer(), []
+    """Time and reward beside other libraries, on the same contexts and rewards, seed by seed, in passes over all of
+    them; in each pass the first seed is played twice, and the second time counts."""
+    actions, features, peer, work = 10, 20, Peer(), {}
+    # Of every comparison: seconds and reward per round, ours and theirs.
+    found: list[list[tuple[float, float, float, float]]] = [[] for _ in BESIDE]
     with tempfile.TemporaryDirectory() as folder:
-        files = []
         for seed in range(seeds):
             asked = Payments(seed=seed, actions=actions, features=features - 1).requests(
                 length, np.random.default_rng([seed, 5])
             )
-            files.append(f"{folder}/{seed}.npz")
-            np.savez(files[-1], x=np.column_stack([np.ones(length), asked.contexts]), rewards=asked.outcomes)
-        for spec, library, method in BESIDE:
-            ours, theirs, seconds, other = [], [], [], []
-            for seed, file in enumerate(files):
-                data = np.load(file)
-                x, rewards = data["x"], data["rewards"]
-                for _ in range(2 if seed == 0 else 1):  # the first one compiles
-                    learner = make(spec).start(actions, features, seed)
+            work[seed] = np.column_stack([np.ones(length), asked.contexts]), asked.outcomes
+            np.savez(f"{folder}/{seed}.npz", x=work[seed][0], rewards=work[seed][1])
+        for part in np.array_split(np.arange(seeds), max(1, seeds // 5)):
+            for (spec, library, method), mine in zip(BESIDE, found, strict=True):
+                for number, seed in enumerate([part[0], *part]):
+                    learner = make(spec).start(actions, features, int(seed))
                     begun = time.thread_time()
-                    total = play(learner, x, rewards)
+                    total = play(learner, *work[seed])
                     taken = time.thread_time() - begun
-                seconds.append(taken)
-                ours.append(total / length)
-                took, total = peer.run(peer=library, method=method, seed=seed, file=file)
-                other.append(took)
-                theirs.append(total / length)
-            gaps = np.array(ours) - np.array(theirs)
-            half = stats.t.ppf(0.975, seeds - 1) * gaps.std(ddof=1) / np.sqrt(seeds)
-            mine, its = (1e6 * statistics.median(each) / length for each in (seconds, other))
-            rows.append(
-                {
-                    "method": spec,
-                    "peer": f"{library} {method}",
-                    "us, ours": mine,
-                    "us, peer": its,
-                    "peer / ours": its / mine,
-                    "reward, ours": float(np.mean(ours)),
-                    "reward, peer": float(np.mean(theirs)),
-                    "ours - peer": float(gaps.mean()),
-                    "low": float(gaps.mean() - half),
-                    "high": float(gaps.mean() + half),
-                }
-            )
+                    asked_for = {"peer": library, "method": method, "seed": int(seed), "file": f"{folder}/{seed}.npz"}
+                    took, other = peer.run(**asked_for)
+                    if number > 0:
+                        mine.append((taken / length, took / length, total / length, other / length))
     peer.close()
+    rows = []
+    for (spec, library, method), measured in zip(BESIDE, found, strict=True):
+        ours, theirs, reward, other = np.array(measured).T
+        gaps = reward - other
+        half = stats.t.ppf(0.975, seeds - 1) * gaps.std(ddof=1) / np.sqrt(seeds)
+        rows.append(
+            {
+                "method": spec,
+                "peer": f"{library} {method}",
+                "us, ours": 1e6 * float(np.median(ours)),
+                "us, peer": 1e6 * float(np.median(theirs)),
+                "peer / ours": float(np.median(theirs) / np.median(ours)),
+                "reward, ours": float(reward.mean()),
+                "reward, peer": float(other.mean()),
+                "ours - peer": float(gaps.mean()),
+                "low": float(gaps.mean() - half),
+                "high": float(gaps.mean() + half),
+            }
+        )
     return rows
 
 
@@ -379,10 +390,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
     parser.add_argument("--seeds", type=int, default=20, help="of the comparison with other libraries")
     given = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):  # the other libraries' process too: moving between cores costs either
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rounds, length, seeds = (1, 100, 2) if given.quick else (given.rounds, 2000, given.seeds)
     single = 200 if given.quick else 100_000
     parts: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
-        "rounds": (f"Microseconds per round, median of {single}", lambda: rounds_part(single)),
+        "rounds": (f"Microseconds per round, median of {single}", lambda: rounds_part(rounds, single)),
         "batches": ("Microseconds per row of a batch", lambda: batches_part(rounds, length)),
         "seeds": ("Microseconds per round and seed, K = 10, d = 20", lambda: seeds_part(rounds, length // 20)),
         "peers": ("Beside other libraries, K = 10, d = 20", lambda: peers_part(seeds, length // 2)),
