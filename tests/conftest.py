@@ -25,6 +25,19 @@ settings.register_profile(
 settings.load_profile("steady")
 
 
+@pytest.fixture
+def heedful(capsys):
+    """``heedful(*words)``: the exit status, standard output and standard error of a command."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def toy_room(tmp_path_factory):
     """The folder into which pip has installed the toy room; it is on the path, here and in workers."""

@@ -36,19 +36,6 @@ experiment = Experiment(
 """
 
 
-@pytest.fixture
-def heedful(capsys):
-    """``heedful(*words)``: the exit status, standard output and standard error of a command."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return call
-
-
 def assert_one_line(outcome, status, *parts):
     """The command failed with this status and with one line on standard error that has these parts."""
     code, out, err = outcome

@@ -10,7 +10,6 @@ import pytest
 
 from heedful.bandits import data as bandit_data
 from heedful.bandits.commands import tables
-from heedful.cli import main
 from heedful.lab import DataFile, Figure, data, results
 from heedful.lab.data.content import content_hash
 from heedful.lab.report import write_comparison
@@ -40,18 +39,11 @@ def beside(tmp_path):
 
 
 @pytest.fixture
-def heedful(capsys, tmp_path, monkeypatch):
-    """``heedful(*words)``: exit status, standard output and standard error, in an empty folder."""
+def heedful(heedful, tmp_path, monkeypatch):
+    """The command, in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main([*map(str, words)])
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return call
+    return heedful
 
 
 def numbers(*columns):

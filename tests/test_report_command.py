@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from heedful.cli import main
 from heedful.lab import comparing, discover, results
 from heedful.lab.discover import Catalog
 from heedful.lab.report import write_comparison
@@ -16,17 +15,10 @@ from heedful.lab.report.site import write_site
 
 
 @pytest.fixture
-def heedful(capsys, tmp_path, monkeypatch):
-    """``heedful(*words)``: exit status, standard output and standard error, in an empty folder."""
+def heedful(heedful, tmp_path, monkeypatch):
+    """The command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main([*map(str, words)])
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return call
+    return heedful
 
 
 def files(folder):

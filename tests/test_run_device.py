@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from heedful.cli import main
 from heedful.lab import discover
 from heedful.lab.discover import Catalog
 from heedful.lab.errors import LabError
@@ -15,17 +14,10 @@ from heedful.lab.run import run
 
 
 @pytest.fixture
-def heedful(capsys, tmp_path, monkeypatch):
-    """``heedful(*words)``: exit status, standard output and standard error, in an empty folder."""
+def heedful(heedful, tmp_path, monkeypatch):
+    """The command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main([*map(str, words)])
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return call
+    return heedful
 
 
 @pytest.mark.parametrize("name", ["cake", "kv", "all"])

@@ -17,7 +17,6 @@ import polars as pl
 import pytest
 from file_server import FileServer, Served
 
-from heedful.cli import main
 from heedful.lab import DataFile, Dataset, console, data, discover
 from heedful.lab.data import download as downloads
 from heedful.lab.data import fetch as fetching
@@ -77,17 +76,6 @@ def datasets(monkeypatch, server, file, table):
     )
     monkeypatch.setattr(discover, "data_catalog", lambda: discover.DataCatalog(declared))
     return declared
-
-
-@pytest.fixture
-def heedful(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return call
 
 
 def test_fetch_converts_and_verifies(file, within, table):

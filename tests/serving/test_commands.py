@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heedful.cli import main
 from heedful.lab.report.comparisons import read_comparisons
 from heedful.serving import Conservative, Oracle, PastFuture, Simulator, Workload, distribution_3
 from heedful.serving.commands import measuring
@@ -18,18 +17,11 @@ from heedful.serving.service import Limits
 
 
 @pytest.fixture
-def heedful(capsys, tmp_path, monkeypatch):
-    """``heedful(*words)``: exit status, standard output and standard error, in an empty folder."""
+def heedful(heedful, tmp_path, monkeypatch):
+    """The command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEEDFUL_DATA", str(tmp_path / "data"))
-
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main([*map(str, words)])
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return call
+    return heedful
 
 
 @pytest.fixture
